@@ -1,0 +1,32 @@
+"""All ports over one file."""
+
+from pathlib import Path
+from typing import Final
+
+from taskloom.embedded.database import Database
+from taskloom.embedded.payload_store import SqlitePayloadStore
+from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
+from taskloom.embedded.state_machine import SqliteStateMachine
+from taskloom.embedded.store import SqliteTaskStore
+from taskloom.ports import Backend, Clock, Ids
+
+STREAM_ARN: Final = "arn:taskloom:dynamodb:local:000000000000:table/tasks/stream/1"
+QUEUE_ARN: Final = "arn:taskloom:sqs:local:000000000000:task-action-queue"
+
+
+def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -> Backend:
+    """The ports over the file *database*, which is made at first use."""
+    file = Database(database, synchronous)
+    return Backend(
+        clock=clock,
+        ids=ids,
+        store=SqliteTaskStore(file),
+        stream=SqliteChangeStream(file, clock),
+        queue=SqliteQueue(file, clock),
+        machine=SqliteStateMachine(file, clock),
+        payloads=SqlitePayloadStore(file),
+        signals=file.signals,
+        stream_arn=STREAM_ARN,
+        queue_arn=QUEUE_ARN,
+        close=file.close,
+    )

@@ -1,0 +1,317 @@
+"""One SQLite file: a thread that writes, threads that read, and commits that many writes share."""
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from taskloom.embedded import schema
+from taskloom.embedded.signals import FileSignals
+from taskloom.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, TaskloomError
+
+ResultT = TypeVar("ResultT")
+
+MAX_SHARED: Final = 500
+"""Writes that one commit holds at most: bounds how long the first of them waits."""
+READERS: Final = 2
+BUSY_SECONDS: Final = 30.0
+"""How long a commit waits for those of other processes."""
+
+log = logging.getLogger(__name__)
+
+_ERRORS: Final[dict[int, type[StoreError]]] = {
+    sqlite3.SQLITE_BUSY: StoreBusy,
+    sqlite3.SQLITE_LOCKED: StoreBusy,
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_IOERR: StoreFull,
+    sqlite3.SQLITE_CANTOPEN: StoreFull,
+    sqlite3.SQLITE_READONLY: StoreFull,
+    sqlite3.SQLITE_PERM: StoreFull,
+    sqlite3.SQLITE_CORRUPT: StoreCorrupt,
+    sqlite3.SQLITE_NOTADB: StoreCorrupt,
+}
+"""Primary result codes; what is not listed is a plain StoreError (source: SQLite, "Result and Error Codes")."""
+
+
+class Transaction:
+    """What a write sees: statements, and whom to wake once they are committed."""
+
+    __slots__ = ("ended", "execute", "executemany", "work")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+        self.work = False
+        """There may be something to take from the stream or the queue."""
+        self.ended: list[str] = []
+        """Codes of tasks that may have ended."""
+
+
+class _Job:
+    __slots__ = ("durable", "error", "future", "loop", "result", "work")
+
+    def __init__(self, work: Callable[[Any], Any], durable: bool) -> None:
+        self.work = work
+        self.durable = durable
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.result: Any = None
+        self.error: Exception | None = None
+
+
+_Jobs = queue.SimpleQueue[_Job | None]
+
+
+class _Lanes:
+    """The threads of one process, and what they wait for."""
+
+    def __init__(self, path: Path, synchronous: str, signals: FileSignals) -> None:
+        self.pid = os.getpid()
+        self.writes: _Jobs = queue.SimpleQueue()
+        self.reads: _Jobs = queue.SimpleQueue()
+        self.threads = [
+            threading.Thread(
+                target=_write_lane, args=(self.writes, path, synchronous, signals), name="taskloom-write", daemon=True
+            ),
+            *(
+                threading.Thread(target=_read_lane, args=(self.reads, path), name="taskloom-read", daemon=True)
+                for _ in range(READERS)
+            ),
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        if self.pid == os.getpid():
+            self.writes.put(None)
+            for _ in range(READERS):
+                self.reads.put(None)
+
+
+class Database:
+    """Runs functions against the file: writes one after the other, reads beside them.
+
+    Opened at first use, again after a fork or `close`; usable from any event loop and thread.
+    """
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        if sqlite3.sqlite_version_info < schema.MINIMUM_SQLITE:
+            needed = ".".join(map(str, schema.MINIMUM_SQLITE))
+            raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; Python must be built with {needed} or newer")
+        self._path = path
+        self._synchronous = synchronous
+        self.signals = FileSignals(path.with_name(path.name + "-wake"))
+        self._lock = threading.Lock()
+        self._lanes: _Lanes | None = None
+
+    async def write(self, work: Callable[[Transaction], ResultT], *, durable: bool = True) -> ResultT:
+        """What *work* returns, once the commit that holds its statements is done.
+
+        *work* may be run more than once and must have no other effect. Writes that arrive together share a commit, in
+        the order of their arrival. Without *durable* the commit may be lost when the power goes, never in part and
+        never by a crash of programs. Raises: StoreError, and what *work* raises (then none of its statements counts).
+        """
+        job = _Job(work, durable)
+        self._running().writes.put(job)
+        return await job.future  # type: ignore[no-any-return]
+
+    async def read(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """What *work* returns; it sees all that was committed before the call. Raises: StoreError."""
+        job = _Job(work, durable=False)
+        self._running().reads.put(job)
+        return await job.future  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Let running work finish, close the file and end the threads."""
+        with self._lock:
+            lanes, self._lanes = self._lanes, None
+        if lanes is not None:
+            lanes.stop()
+            for thread in lanes.threads:
+                thread.join()
+        self.signals.close()
+
+    def _running(self) -> _Lanes:
+        lanes = self._lanes
+        if lanes is not None and lanes.pid == os.getpid():
+            return lanes
+        if lanes is not None:  # after a fork; the lock may be held by a thread that stayed in the parent
+            self._lock = threading.Lock()
+        with self._lock:
+            if self._lanes is None or self._lanes.pid != os.getpid():
+                self._lanes = _Lanes(self._path, self._synchronous, self.signals)
+                # Threads hold no reference to this object: whoever forgets to close it leaks nothing.
+                weakref.finalize(self, self._lanes.stop).atexit = False
+            return self._lanes
+
+
+def _open(path: Path, *, write: bool) -> sqlite3.Connection:
+    if not path.parent.is_dir():
+        raise StoreFull(f"the folder of the database {path} does not exist; make it, or give another path")
+    connection = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        _use_wal(connection)
+        if write:
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+            schema.prepare(connection)
+        else:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    # The switch of a new file ignores the busy timeout while another process does the same.
+    for attempt in range(1, 100):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            threading.Event().wait(0.001 * attempt)
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _write_lane(jobs: _Jobs, path: Path, synchronous: str, signals: FileSignals) -> None:
+    writer: _Writer | None = None
+    last = False
+    while not last:
+        batch, last = _drain(jobs, MAX_SHARED)
+        if not batch:
+            continue
+        if writer is None:
+            try:
+                writer = _Writer(_open(path, write=True), synchronous, signals)
+            except (sqlite3.Error, OSError, TaskloomError) as error:
+                for job in batch:
+                    job.error = _translated(error)
+        if writer is not None:
+            writer.commit(batch)
+        _answer(batch)
+        del batch
+    if writer is not None:
+        writer.connection.close()
+
+
+def _read_lane(jobs: _Jobs, path: Path) -> None:
+    connection: sqlite3.Connection | None = None
+    last = False
+    while not last:
+        batch, last = _drain(jobs, 1)
+        for job in batch:
+            try:
+                if connection is None:
+                    # The tables must be there before they can be read.
+                    _open(path, write=True).close()
+                    connection = _open(path, write=False)
+                job.result = job.work(connection)
+            except Exception as error:  # noqa: BLE001 - handed to the caller
+                job.error = _translated(error)
+        _answer(batch)
+        del batch
+        job = None  # type: ignore[assignment]
+    if connection is not None:
+        connection.close()
+
+
+def _drain(jobs: _Jobs, limit: int) -> tuple[list[_Job], bool]:
+    """The jobs that are there, at least one; and whether they are the last."""
+    batch: list[_Job] = []
+    job = jobs.get()
+    while job is not None:
+        batch.append(job)
+        if len(batch) == limit:
+            return batch, False
+        try:
+            job = jobs.get_nowait()
+        except queue.Empty:
+            return batch, False
+    return batch, True
+
+
+class _Writer:
+    """Carries out writes and tells the signals."""
+
+    def __init__(self, connection: sqlite3.Connection, synchronous: str, signals: FileSignals) -> None:
+        self.connection = connection
+        self._level = {True: synchronous, False: "NORMAL"}
+        self._current: str | None = None
+        self._signals = signals
+
+    def commit(self, jobs: Sequence[_Job]) -> None:
+        """Run *jobs* in one transaction; when one fails, each in its own, so that only that one fails."""
+        transaction = Transaction(self.connection)
+        execute = self.connection.execute
+        try:
+            self._set_level(any(job.durable for job in jobs))
+            execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            for job in jobs:
+                job.error = _translated(error)
+            return
+        try:
+            for job in jobs:
+                job.result = job.work(transaction)
+            execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - handed to the caller
+            if self.connection.in_transaction:
+                execute("ROLLBACK")
+            if len(jobs) == 1:
+                jobs[0].error = _translated(error)
+            else:
+                for job in jobs:
+                    self.commit([job])
+            return
+        if transaction.work or transaction.ended:
+            self._signals.publish(work=transaction.work, ended=transaction.ended)
+
+    def _set_level(self, durable: bool) -> None:
+        level = self._level[durable]
+        if level != self._current:
+            self.connection.execute(f"PRAGMA synchronous = {level}")
+            self._current = level
+
+
+def _answer(jobs: Sequence[_Job]) -> None:
+    """Wake the callers, each event loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, own in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, own)
+        except RuntimeError:
+            log.debug("the loop of a caller is closed")
+
+
+def _settle(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        if job.future.done():  # its caller was cancelled
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
+
+
+def _translated(error: Exception) -> Exception:
+    if not isinstance(error, (sqlite3.Error, OSError)):
+        return error
+    code = getattr(error, "sqlite_errorcode", None)
+    kind = StoreError if code is None else _ERRORS.get(code & 0xFF, StoreError)
+    if isinstance(error, OSError):
+        kind = StoreFull
+    translated = kind(f"{type(error).__name__}: {error}")
+    translated.__cause__ = error
+    return translated

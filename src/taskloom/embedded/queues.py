@@ -1,0 +1,248 @@
+"""`ports.ChangeStream` and `ports.Queue` over SQLite."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from taskloom.clock import from_milliseconds, to_milliseconds
+from taskloom.embedded import rows
+from taskloom.embedded.database import Database, Transaction
+from taskloom.model import Kind, TaskKey, TaskStatus
+from taskloom.ports import (
+    Clock,
+    Delivery,
+    MessageKind,
+    Receipt,
+    Served,
+    StreamFailure,
+    StreamRecord,
+    TaskMessage,
+)
+
+_TAKE: Final = (
+    "UPDATE stream SET take_at = ? WHERE sequence IN "
+    "(SELECT sequence FROM stream WHERE take_at <= ? ORDER BY sequence LIMIT ?) "
+    "RETURNING sequence, pk, code, event_name, failures"
+)
+_IMAGE: Final = f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE pk = ? AND code = ? AND dispatch IS NOT NULL"
+_SETTLE: Final = "DELETE FROM stream WHERE sequence = ?"
+_KEEP: Final = "UPDATE stream SET take_at = ?, failures = failures + 1 WHERE sequence = ?"
+_BURY: Final = (
+    "INSERT INTO dead_letters (at, pk, code, event_name, failures, reason) "
+    "SELECT ?, pk, code, event_name, failures + 1, ? FROM stream WHERE sequence = ?"
+)
+_SEND: Final = (
+    "INSERT INTO queue (kind, route, visible_at, event_id, pk, code, run, chunk) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_ROUTES: Final = (  # the distinct routes, by a jump per route instead of a look at every row
+    "WITH RECURSIVE found (route) AS ("
+    "SELECT min(route) FROM queue UNION ALL "
+    "SELECT (SELECT min(route) FROM queue WHERE route > found.route) FROM found WHERE found.route IS NOT NULL"
+    ") SELECT route FROM found WHERE route IS NOT NULL"
+)
+_DUE: Final = "SELECT visible_at, id FROM queue WHERE route = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?"
+_RECEIVE: Final = (
+    "UPDATE queue SET visible_at = ?, received = received + 1 WHERE id = ? "
+    "RETURNING id, kind, route, received, event_id, pk, code, run, chunk"
+)
+_STANDING: Final = (
+    "SELECT status, run, attempt, fence, lease_until, next_attempt_at, started_at FROM tasks WHERE pk = ? AND code = ?"
+)
+_DELETE: Final = "DELETE FROM queue WHERE id = ? AND received = ?"
+_MOVE: Final = "UPDATE queue SET visible_at = ? WHERE id = ? AND received = ?"
+
+_STATUS: Final = {letter: status for status, letter in rows.STATUS_LETTER.items()}
+
+
+class SqliteChangeStream:
+    """The records of the table `stream`, each written in the transaction of the write that it tells of."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def take(self, limit: int, *, again_at: datetime) -> Sequence[StreamRecord]:
+        """See `ports.ChangeStream`."""
+        now, later = to_milliseconds(self._clock.now()), to_milliseconds(again_at)
+
+        def work(transaction: Transaction) -> list[StreamRecord]:
+            records = []
+            for sequence, pk, code, event_name, failures in transaction.execute(_TAKE, (later, now, limit)).fetchall():
+                row = transaction.execute(_IMAGE, (pk, code)).fetchone()
+                if row is None:
+                    transaction.execute(_SETTLE, (sequence,))
+                    continue
+                records.append(
+                    StreamRecord(
+                        sequence=sequence,
+                        event_id=f"{sequence:032x}",
+                        event_name=event_name,
+                        image=rows.task_of(row),
+                        failures=failures,
+                    )
+                )
+            records.sort(key=lambda record: record.sequence)
+            return records
+
+        return await self._database.write(work, durable=False)
+
+    async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:
+        """See `ports.ChangeStream`."""
+        now = to_milliseconds(self._clock.now())
+
+        def work(transaction: Transaction) -> None:
+            for sequence, message in done:
+                removed = transaction.execute(_SETTLE, (sequence,)).rowcount
+                if removed and message is not None:
+                    code = message.key.parts.code
+                    route = f"{message.kind}#{message.task_type}"
+                    values = (MessageKind.TASK, route, now, message.event_id, message.key.pk, code, 1, None)
+                    transaction.execute(_SEND, values)
+            for failure in failures:
+                if failure.retry_at is None:
+                    transaction.execute(_BURY, (now, failure.reason, failure.sequence))
+                    transaction.execute(_SETTLE, (failure.sequence,))
+                else:
+                    transaction.execute(_KEEP, (to_milliseconds(failure.retry_at), failure.sequence))
+            transaction.work = True
+
+        # Not durable: what a power cut takes back is both, the removal of the record and the message.
+        await self._database.write(work, durable=False)
+
+    async def next_due(self) -> datetime | None:
+        """See `ports.ChangeStream`."""
+        return await self._database.read(
+            lambda connection: _instant(connection.execute("SELECT min(take_at) FROM stream").fetchone()[0])
+        )
+
+
+class SqliteQueue:
+    """The messages of the table `queue`: tasks to be run, and the steps of executions."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def receive(self, served: Served, limit: int, *, visible_at: datetime) -> Sequence[Delivery]:
+        """See `ports.Queue`."""
+        now, until = to_milliseconds(self._clock.now()), to_milliseconds(visible_at)
+
+        def work(transaction: Transaction) -> list[Delivery]:
+            due: list[tuple[int, int]] = []
+            for route in _routes(transaction, served):
+                due += transaction.execute(_DUE, (route, now, limit))
+            due.sort()
+            return [_receive(transaction, id_, until) for _, id_ in due[:limit]]
+
+        # Not durable: whoever loses a delivery in a power cut was not there to make use of it.
+        return await self._database.write(work, durable=False)
+
+    async def delete(self, receipt: Receipt) -> None:
+        """See `ports.Queue`."""
+        await self._database.write(
+            lambda transaction: _ignore(transaction.execute(_DELETE, (receipt.id, receipt.count))), durable=False
+        )
+
+    async def release(self, receipt: Receipt, at: datetime) -> None:
+        """See `ports.Queue`."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.execute(_MOVE, (to_milliseconds(at), receipt.id, receipt.count))
+            transaction.work = True
+
+        await self._database.write(work, durable=False)
+
+    async def extend(self, receipts: Sequence[Receipt], visible_at: datetime) -> None:
+        """See `ports.Queue`."""
+        values = [(to_milliseconds(visible_at), receipt.id, receipt.count) for receipt in receipts]
+        await self._database.write(lambda transaction: _ignore(transaction.executemany(_MOVE, values)), durable=False)
+
+    async def next_due(self, served: Served) -> datetime | None:
+        """See `ports.Queue`."""
+
+        def work(connection: sqlite3.Connection) -> datetime | None:
+            first = [
+                connection.execute("SELECT min(visible_at) FROM queue WHERE route = ?", (route,)).fetchone()[0]
+                for route in _routes(connection, served)
+            ]
+            return _instant(min((at for at in first if at is not None), default=None))
+
+        return await self._database.read(work)
+
+
+def _routes(connection: sqlite3.Connection | Transaction, served: Served) -> Iterable[str]:
+    sides = ((Kind.TASK, served.tasks), (Kind.SFN_TASK, served.fan_outs))
+    routes = [f"{kind}#{type_}" for kind, types in sides if types is not None for type_ in types]
+    open_kinds = [kind for kind, types in sides if types is None]
+    if open_kinds:
+        known = [route for (route,) in connection.execute(_ROUTES)]
+        routes += [route for route in known if route.partition("#")[0] in open_kinds]
+    return routes
+
+
+def _receive(transaction: Transaction, id_: int, until: int) -> Delivery:
+    row = transaction.execute(_RECEIVE, (until, id_)).fetchone()
+    _, kind, route, received, event_id, pk, code, run, chunk = row
+    task_kind, _, task_type = route.partition("#")
+    standing = None
+    if kind == MessageKind.TASK and task_kind == Kind.TASK:
+        found = transaction.execute(_STANDING, (pk, code)).fetchone()
+        standing = None if found is None else _standing(found)
+    return Delivery(
+        receipt=Receipt(id=id_, count=received),
+        kind=MessageKind(kind),
+        message_id=f"{id_:032x}",
+        event_id=event_id,
+        key=TaskKey(pk, f"{task_type}#{code}"),
+        task_kind=Kind(task_kind),
+        task_type=task_type,
+        run=run,
+        chunk=chunk,
+        standing=standing,
+        received=received,
+    )
+
+
+def send_step(
+    transaction: Transaction, kind: MessageKind, key: TaskKey, *, run: int, chunk: int | None, at: int
+) -> None:
+    """Queue a step of an execution."""
+    parts = key.parts
+    values = (kind, f"{Kind.SFN_TASK}#{parts.task_type}", at, "", key.pk, parts.code, run, chunk)
+    transaction.execute(_SEND, values)
+    transaction.work = True
+
+
+def delete_message(transaction: Transaction, receipt: Receipt) -> bool:
+    """Remove a message; whether it was still in the hands of this receipt."""
+    return transaction.execute(_DELETE, (receipt.id, receipt.count)).rowcount == 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """`lifecycle.Standing` of a row."""
+
+    status: TaskStatus
+    run: int
+    attempt: int
+    fence: int
+    lease_until: datetime | None
+    next_attempt_at: datetime | None
+    started_at: datetime | None
+
+
+def _standing(row: Sequence[Any]) -> _Standing:
+    status, run, attempt, fence, lease_until, next_attempt_at, started_at = row
+    return _Standing(
+        _STATUS[status], run, attempt, fence, _instant(lease_until), _instant(next_attempt_at), _instant(started_at)
+    )
+
+
+def _instant(value: int | None) -> datetime | None:
+    return None if value is None else from_milliseconds(value)
+
+
+def _ignore(_: object) -> None:
+    return None

@@ -1,0 +1,226 @@
+"""Rows of the tables and what they stand for."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from taskloom import record
+from taskloom.clock import from_milliseconds, to_milliseconds
+from taskloom.lifecycle import Patch
+from taskloom.model import (
+    HistoryEntry,
+    Kind,
+    TaskAttributes,
+    TaskEntity,
+    TaskKey,
+    TaskStatus,
+    TenantCode,
+)
+from taskloom.values import decode
+
+STATUS_LETTER: Final[Mapping[TaskStatus, str]] = {
+    TaskStatus.PENDING: "P",
+    TaskStatus.IN_PROGRESS: "I",
+    TaskStatus.COMPLETED: "C",
+    TaskStatus.FAILED: "F",
+    TaskStatus.CANCELLED: "X",
+}
+_STATUS: Final = {letter: status for status, letter in STATUS_LETTER.items()}
+
+TASK_COLUMNS: Final = (
+    "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
+    "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, updated_by, "
+    "created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, "
+    "finished_at, progress, execution_arn, history"
+)
+SUB_TASK_COLUMNS: Final = (
+    "parent, idx, tenant, type, status, version, results, result_ref, error, created_at, updated_at, run, attempt, "
+    "fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history"
+)
+
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
+    """The task of a row of `TASK_COLUMNS`."""
+    (
+        pk, code, type_, name, status, version, input_, input_ref, results, result_ref, error, count, succeeded, failed,
+        fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt, fence,
+        claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn, history,
+    ) = row  # fmt: skip
+    kind, _, tenant = pk.partition("#")
+    return TaskEntity(
+        key=TaskKey(pk, f"{type_}#{code}"),
+        kind=Kind(kind),
+        code=code,
+        task_type=type_,
+        name=type_ if name is None else name,
+        tenant_code=tenant,
+        status=_STATUS[status],
+        version=version,
+        input=None if input_ is None else decode(input_),
+        input_ref=input_ref,
+        attributes=TaskAttributes(
+            results=None if results is None else decode(results),
+            result_ref=result_ref,
+            error=None if error is None else record.failure_of(decode(error)),
+            sub_task_count=count,
+            sub_task_succeed_count=succeeded,
+            sub_task_failed_count=failed,
+        ),
+        request_id=request_id,
+        created_at=from_milliseconds(created_at),
+        updated_at=from_milliseconds(updated_at),
+        created_by=created_by,
+        updated_by=updated_by,
+        created_ip=created_ip,
+        updated_ip=updated_ip,
+        run=run,
+        attempt=attempt,
+        fence=fence,
+        claim_id=claim_id,
+        lease_until=_time(lease_until),
+        dispatch=dispatch,
+        next_attempt_at=_time(next_attempt_at),
+        started_at=_time(started_at),
+        finished_at=_time(finished_at),
+        progress=None if progress is None else record.progress_of(decode(progress)),
+        execution_arn=execution_arn,
+        fan_out=None if fan_out is None else record.fan_out_of(decode(fan_out)),
+        history=history_of(history),
+    )
+
+
+def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
+    """The sub-task of a row of `SUB_TASK_COLUMNS`, without what its parent knows."""
+    (
+        parent, index, tenant, type_, status, version, results, result_ref, error, created_at, updated_at, run, attempt,
+        fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history,
+    ) = row  # fmt: skip
+    return TaskEntity(
+        key=TaskKey.sub_task(tenant, type_, parent, index),
+        kind=Kind.SUB_TASK,
+        code=parent,
+        task_type=type_,
+        name=type_,
+        tenant_code=TenantCode(tenant),
+        status=_STATUS[status],
+        version=version,
+        input=None,
+        index=index,
+        attributes=TaskAttributes(
+            results=None if results is None else decode(results),
+            result_ref=result_ref,
+            error=None if error is None else record.failure_of(decode(error)),
+        ),
+        created_at=from_milliseconds(created_at),
+        updated_at=from_milliseconds(updated_at),
+        run=run,
+        attempt=attempt,
+        fence=fence,
+        claim_id=claim_id,
+        lease_until=_time(lease_until),
+        next_attempt_at=_time(next_attempt_at),
+        started_at=_time(started_at),
+        finished_at=_time(finished_at),
+        progress=None if progress is None else record.progress_of(decode(progress)),
+        history=history_of(history),
+    )
+
+
+def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...]:
+    """The row of a new top-level task, in the order of `TASK_COLUMNS`."""
+    attributes = task.attributes
+    return (
+        task.pk,
+        task.code,
+        task.task_type,
+        None if task.name == task.task_type else task.name,
+        STATUS_LETTER[task.status],
+        task.version,
+        input_text,
+        task.input_ref,
+        None,
+        None,
+        None,
+        attributes.sub_task_count,
+        attributes.sub_task_succeed_count,
+        attributes.sub_task_failed_count,
+        None,
+        task.request_id,
+        to_milliseconds(task.created_at),
+        to_milliseconds(task.updated_at),
+        task.created_by,
+        task.updated_by,
+        task.created_ip,
+        task.updated_ip,
+        task.run,
+        task.attempt,
+        task.fence,
+        None,
+        None,
+        task.dispatch,
+        None,
+        None,
+        None,
+        None,
+        task.execution_arn,
+        ",".join(map(history_text, task.history)),
+    )
+
+
+def history_text(entry: HistoryEntry) -> str:
+    """One entry as it is appended to the column."""
+    fields = [to_milliseconds(entry.at), STATUS_LETTER[entry.status], entry.run, entry.attempt, entry.reason, entry.by]
+    return _dump(fields)
+
+
+def history_of(text: str) -> tuple[HistoryEntry, ...]:
+    """The entries of the column."""
+    return tuple(
+        HistoryEntry(at=from_milliseconds(at), status=_STATUS[status], run=run, attempt=attempt, reason=reason, by=by)
+        for at, status, run, attempt, reason, by in decode(f"[{text}]")
+    )
+
+
+def _time(value: int | None) -> datetime | None:
+    return None if value is None else from_milliseconds(value)
+
+
+def _optional(encode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else encode(value)
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+_TIME: Final = _optional(to_milliseconds)
+_ENCODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "status": STATUS_LETTER.__getitem__,
+    "run": _as_is,
+    "attempt": _as_is,
+    "fence": _as_is,
+    "claim_id": _as_is,
+    "lease_until": _TIME,
+    "dispatch": _as_is,
+    "next_attempt_at": _TIME,
+    "created_at": _TIME,
+    "updated_at": _TIME,
+    "started_at": _TIME,
+    "finished_at": _TIME,
+    "progress": _optional(lambda progress: _dump(record.progress_item(progress))),
+    "execution_arn": _as_is,
+    "results": _as_is,
+    "result_ref": _as_is,
+    "error": _optional(lambda failure: _dump(record.failure_item(failure))),
+    "sub_task_succeed_count": _as_is,
+    "sub_task_failed_count": _as_is,
+    "fan_out": _optional(lambda plan: _dump(record.fan_out_item(plan))),
+}
+
+
+def patch_values(patch: Patch) -> list[Any]:
+    """The values of *patch* as the columns of the same names hold them."""
+    return [_ENCODERS[name](value) for name, value in patch.items()]

@@ -1,0 +1,175 @@
+"""The tables of the file, and how an older file becomes a newer one."""
+
+import sqlite3
+from typing import Final
+
+from taskloom.errors import StoreCorrupt
+
+APPLICATION_ID: Final = 0x7A5C1003
+"""`PRAGMA application_id`: says that a SQLite file is a Taskloom database."""
+
+MINIMUM_SQLITE: Final = (3, 35, 0)
+"""RETURNING (source: SQLite release log, 3.35.0)."""
+
+_VERSION_1: Final = """
+CREATE TABLE tasks (              -- single tasks and the parents of fan-outs
+    pk TEXT NOT NULL,             -- TASK#<tenant> | SFN_TASK#<tenant>
+    code TEXT NOT NULL,           -- the ULID: orders by creation, newest last
+    type TEXT NOT NULL,
+    name TEXT,                    -- NULL: as the type
+    status TEXT NOT NULL,         -- P | I | C | F | X, see rows.py
+    version INTEGER NOT NULL DEFAULT 0,
+    input TEXT,                   -- JSON; NULL with input_ref
+    input_ref TEXT,
+    results TEXT,                 -- JSON, a list per event of a list per handler
+    result_ref TEXT,
+    error TEXT,
+    sub_task_count INTEGER,
+    sub_task_succeed_count INTEGER NOT NULL DEFAULT 0,
+    sub_task_failed_count INTEGER NOT NULL DEFAULT 0,
+    fan_out TEXT,
+    request_id TEXT,
+    created_at INTEGER NOT NULL,  -- all times: milliseconds since 1970 UTC
+    updated_at INTEGER NOT NULL,
+    created_by TEXT,
+    updated_by TEXT,
+    created_ip TEXT,
+    updated_ip TEXT,
+    run INTEGER NOT NULL DEFAULT 1,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    fence INTEGER NOT NULL DEFAULT 0,
+    claim_id TEXT,
+    lease_until INTEGER,
+    dispatch TEXT,
+    next_attempt_at INTEGER,
+    started_at INTEGER,
+    finished_at INTEGER,
+    progress TEXT,
+    execution_arn TEXT,
+    history TEXT NOT NULL,        -- JSON arrays, joined by commas: a status change appends without reading
+    PRIMARY KEY (pk, code)
+);
+CREATE INDEX fan_outs_by_arn ON tasks (execution_arn) WHERE execution_arn IS NOT NULL;
+CREATE TABLE sub_tasks (          -- written when claimed; what the parent knows is not repeated
+    parent TEXT NOT NULL,         -- the parent's code
+    idx INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    type TEXT NOT NULL,
+    status TEXT NOT NULL,
+    version INTEGER NOT NULL DEFAULT 0,
+    results TEXT,
+    result_ref TEXT,
+    error TEXT,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    fence INTEGER NOT NULL,
+    claim_id TEXT,
+    lease_until INTEGER,
+    next_attempt_at INTEGER,
+    started_at INTEGER,
+    finished_at INTEGER,
+    progress TEXT,
+    history TEXT NOT NULL,
+    PRIMARY KEY (parent, idx)
+) WITHOUT ROWID;
+CREATE TABLE chunks (             -- one row per chunk and run, when all its sub-tasks have ended
+    parent TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    chunk INTEGER NOT NULL,
+    succeeded INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    PRIMARY KEY (parent, run, chunk)
+) WITHOUT ROWID;
+CREATE TABLE stream (             -- writes after which a task needs a message
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    pk TEXT NOT NULL,
+    code TEXT NOT NULL,
+    event_name TEXT NOT NULL,
+    take_at INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE queue (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,           -- task | chunk | collect | finalize
+    route TEXT NOT NULL,          -- <TASK or SFN_TASK>#<task type>
+    visible_at INTEGER NOT NULL,
+    received INTEGER NOT NULL DEFAULT 0,
+    event_id TEXT NOT NULL,
+    pk TEXT NOT NULL,
+    code TEXT NOT NULL,
+    run INTEGER NOT NULL DEFAULT 1,
+    chunk INTEGER
+);
+CREATE INDEX queue_due ON queue (route, visible_at, id);
+CREATE TABLE executions (
+    name TEXT PRIMARY KEY,
+    pk TEXT NOT NULL,
+    sk TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    chunks INTEGER NOT NULL,
+    at_once INTEGER NOT NULL,
+    pass INTEGER NOT NULL DEFAULT 1,
+    next INTEGER NOT NULL,        -- the next chunk of this pass, as a position in todo (or a number, when todo is NULL)
+    todo TEXT,                    -- JSON: the chunks of a later pass
+    flying INTEGER NOT NULL,      -- messages of this execution that are on their way
+    again_at INTEGER,             -- the earliest time at which a chunk of this pass wants to be looked at again
+    started_at INTEGER NOT NULL,
+    stopped_at INTEGER
+);
+CREATE TABLE payloads (
+    reference TEXT PRIMARY KEY,
+    text TEXT NOT NULL
+);
+CREATE TABLE payload_items (      -- inputs of large fan-outs, in blocks; the key is the index of offsets
+    reference TEXT NOT NULL,
+    first INTEGER NOT NULL,       -- index of the first item of the block
+    lines TEXT NOT NULL,          -- one JSON value per line
+    PRIMARY KEY (reference, first)
+);
+CREATE TABLE dead_letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    pk TEXT NOT NULL,
+    code TEXT NOT NULL,
+    event_name TEXT NOT NULL,
+    failures INTEGER NOT NULL,
+    reason TEXT NOT NULL
+);
+"""
+
+MIGRATIONS: Final = (_VERSION_1,)
+"""Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Create or update the tables. Raises: StoreCorrupt for a file of somebody else, or from a newer Taskloom."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == len(MIGRATIONS) and connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _migrate(connection)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    # Read again: another process may have been faster.
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise StoreCorrupt("the file is a SQLite database of another application; give another path as `database`")
+    if version > len(MIGRATIONS):
+        raise StoreCorrupt(f"the file has schema version {version}, made by a newer Taskloom; upgrade this one")
+    for script in MIGRATIONS[version:]:
+        for statement in script.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")

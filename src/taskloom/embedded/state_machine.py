@@ -1,0 +1,174 @@
+"""`ports.StateMachine` over SQLite: Map over chunks → Collect → Wait → Map again … → Finalize.
+
+An execution is a row of `executions`, and what it waits for are messages of its own in the queue: at most `at_once`
+chunks, or one collect, or one finalize. Whoever reports a step queues the next one in the same transaction, so that an
+execution always has a message on its way until it has ended.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from taskloom.clock import from_milliseconds, to_milliseconds
+from taskloom.embedded.database import Database, Transaction
+from taskloom.embedded.queues import delete_message, send_step
+from taskloom.errors import TaskTokenNotFound
+from taskloom.model import TaskKey
+from taskloom.ports import (
+    Clock,
+    Delivery,
+    Execution,
+    ExecutionInput,
+    ExecutionStatus,
+    MessageKind,
+    StepOutcome,
+)
+from taskloom.values import Json
+
+ARN_PREFIX: Final = "arn:taskloom:states:local:000000000000:execution:sfn-task:"
+
+_COLUMNS: Final = "name, pk, sk, run, status, chunks, at_once, started_at, stopped_at"
+_START: Final = (
+    "INSERT INTO executions (name, pk, sk, run, status, chunks, at_once, next, flying, started_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_FIND: Final = f"SELECT {_COLUMNS} FROM executions WHERE name = ?"
+_PROMISED: Final = "SELECT 1 FROM tasks WHERE execution_arn = ?"
+_STATE: Final = (
+    "SELECT name, chunks, at_once, next, todo, flying, again_at FROM executions WHERE pk = ? AND sk = ? AND run = ? "
+    "AND name = ? AND status = 'RUNNING'"
+)
+_ADVANCE: Final = "UPDATE executions SET next = ?, flying = ?, again_at = ? WHERE name = ?"
+_AGAIN: Final = "UPDATE executions SET pass = pass + 1, todo = ?, next = ?, flying = ?, again_at = NULL WHERE name = ?"
+_END: Final = "UPDATE executions SET status = 'SUCCEEDED', stopped_at = ? WHERE name = ?"
+
+
+class SqliteStateMachine:
+    """Executions of the one state machine there is, `sfn-task`."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def arn(self, name: str) -> str:
+        """See `ports.StateMachine`."""
+        return ARN_PREFIX + name
+
+    async def start(self, name: str, input: ExecutionInput) -> Execution:
+        """See `ports.StateMachine`."""
+        now = to_milliseconds(self._clock.now())
+        key, first = input.key, min(input.chunks, input.at_once)
+
+        def work(transaction: Transaction) -> Execution:
+            values = (
+                name,
+                key.pk,
+                key.sk,
+                input.run,
+                ExecutionStatus.RUNNING,
+                input.chunks,
+                input.at_once,
+                first,
+                max(first, 1),
+                now,
+            )
+            if transaction.execute(_START, values).rowcount == 1:
+                for chunk in range(first):
+                    send_step(transaction, MessageKind.CHUNK, key, run=input.run, chunk=chunk, at=now)
+                if not first:
+                    send_step(transaction, MessageKind.COLLECT, key, run=input.run, chunk=None, at=now)
+            return _execution(transaction.execute(_FIND, (name,)).fetchone())
+
+        return await self._database.write(work)
+
+    async def describe(self, arn: str) -> Execution | None:
+        """See `ports.StateMachine`."""
+        if not arn.startswith(ARN_PREFIX):
+            return None
+        name = arn.removeprefix(ARN_PREFIX)
+
+        def work(connection: sqlite3.Connection) -> Execution | None:
+            row = connection.execute(_FIND, (name,)).fetchone()
+            if row is not None:
+                return _execution(row)
+            promised = connection.execute(_PROMISED, (arn,)).fetchone() is not None
+            return _pending(name) if promised else None
+
+        return await self._database.read(work)
+
+    async def report(self, delivery: Delivery, outcome: StepOutcome) -> None:
+        """See `ports.StateMachine`."""
+        now = to_milliseconds(self._clock.now())
+        await self._database.write(lambda transaction: _report(transaction, delivery, outcome, now))
+
+    async def resume(self, task_token: str, output: Json) -> None:
+        """See `ports.StateMachine`. No step waits for a token yet, so every token is unknown."""
+        raise TaskTokenNotFound("nobody waits for this task token (any more)")
+
+
+def _report(transaction: Transaction, delivery: Delivery, outcome: StepOutcome, now: int) -> None:
+    if not delete_message(transaction, delivery.receipt):
+        return
+    code = delivery.key.parts.code
+    name = code if delivery.run == 1 else f"{code}-{delivery.run}"
+    row = transaction.execute(_STATE, (delivery.key.pk, delivery.key.sk, delivery.run, name)).fetchone()
+    if row is None:
+        return
+    _, chunks, at_once, next_, todo, flying, again_at = row
+    match delivery.kind:
+        case MessageKind.CHUNK:
+            left = json.loads(todo) if todo is not None else range(chunks)
+            if outcome.again_at is not None:
+                wanted = to_milliseconds(outcome.again_at)
+                again_at = wanted if again_at is None else min(again_at, wanted)
+            if next_ < len(left):
+                _send(transaction, delivery, MessageKind.CHUNK, left[next_], now)
+                next_ += 1
+            elif flying == 1:
+                _send(transaction, delivery, MessageKind.COLLECT, None, now)
+            else:
+                flying -= 1
+            transaction.execute(_ADVANCE, (next_, flying, again_at, name))
+        case MessageKind.COLLECT if not outcome.left:
+            _send(transaction, delivery, MessageKind.FINALIZE, None, now)
+        case MessageKind.COLLECT | MessageKind.FINALIZE if outcome.left:
+            _map_again(transaction, delivery, outcome.left, at_once, max(now, again_at or now))
+        case _:
+            transaction.execute(_END, (now, name))
+
+
+def _map_again(transaction: Transaction, delivery: Delivery, left: Sequence[int], at_once: int, at: int) -> None:
+    first = min(len(left), at_once)
+    for chunk in left[:first]:
+        _send(transaction, delivery, MessageKind.CHUNK, chunk, at)
+    code = delivery.key.parts.code
+    name = code if delivery.run == 1 else f"{code}-{delivery.run}"
+    transaction.execute(_AGAIN, (json.dumps(list(left)), first, first, name))
+
+
+def _send(transaction: Transaction, delivery: Delivery, kind: MessageKind, chunk: int | None, at: int) -> None:
+    send_step(transaction, kind, delivery.key, run=delivery.run, chunk=chunk, at=at)
+
+
+def _pending(name: str) -> Execution:
+    return Execution(
+        arn=ARN_PREFIX + name,
+        name=name,
+        status=ExecutionStatus.PENDING,
+        input=None,
+        started_at=None,
+        stopped_at=None,
+    )
+
+
+def _execution(row: Sequence[Any]) -> Execution:
+    name, pk, sk, run, status, chunks, at_once, started_at, stopped_at = row
+    return Execution(
+        arn=ARN_PREFIX + name,
+        name=name,
+        status=ExecutionStatus(status),
+        input=ExecutionInput(key=TaskKey(pk, sk), run=run, chunks=chunks, at_once=at_once),
+        started_at=from_milliseconds(started_at),
+        stopped_at=None if stopped_at is None else from_milliseconds(stopped_at),
+    )

@@ -1,0 +1,127 @@
+"""Everything that Taskloom raises, in one tree.
+
+TaskloomError
+├── InvalidInput (ValueError)       a value from outside is not acceptable; nothing was written
+│   └── InvalidType (TypeError)     ... because it is of the wrong kind altogether
+├── WiringError (TypeError)         handlers, factories or providers do not fit together
+├── TaskNotFound (LookupError)      no such task in this tenant
+├── ExecutionNotFound (LookupError) no such execution of the state machine
+├── TaskTokenNotFound (LookupError) nobody waits for this task token
+├── NotRunning (RuntimeError)       asked for the context of a run outside of one
+├── NoHandler                       nothing takes the events of a task
+├── ClaimLost                       a write came too late: another claim holds the task
+├── MissingExtra (ImportError)      an optional dependency is not installed
+└── StoreError                      the storage could not do its work
+    ├── StoreBusy                   ... now; trying again helps (retryable)
+    ├── StoreFull                   ... until there is room (retryable)
+    └── StoreCorrupt                ... and will not, without repair
+
+Beside the tree stand the two signals that a handler raises on purpose: `RetryAfter` and `GiveUp`.
+"""
+
+from typing import ClassVar
+
+
+class TaskloomError(Exception):
+    """Root of all errors of this package."""
+
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed a little later."""
+
+
+class InvalidInput(TaskloomError, ValueError):
+    """A value given by the caller is refused before anything is written.
+
+    *field* is the path of the value (`input.items[3].price`), *problem* says what is wrong with it, *remedy* what to do.
+    """
+
+    def __init__(self, field: str, problem: str, remedy: str = "") -> None:
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{field}: {problem}" + (f"; {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[type["InvalidInput"], tuple[str, str, str]]:
+        return type(self), (self.field, self.problem, self.remedy)
+
+
+class InvalidType(InvalidInput, TypeError):
+    """Like `InvalidInput`, for a value whose type can never be right here."""
+
+
+class WiringError(TaskloomError, TypeError):
+    """Handlers, factories or providers of a module do not fit together."""
+
+
+class TaskNotFound(TaskloomError, LookupError):
+    """No task has this key; a task of another tenant is not found either."""
+
+    def __init__(self, task: object) -> None:
+        self.task = task
+        super().__init__(f"there is no task {task}")
+
+    def __reduce__(self) -> tuple[type["TaskNotFound"], tuple[object]]:
+        return type(self), (self.task,)
+
+
+class ExecutionNotFound(TaskloomError, LookupError):
+    """No execution of the state machine has this ARN, and no step function task will start it."""
+
+
+class TaskTokenNotFound(TaskloomError, LookupError):
+    """Nobody waits for this task token (any more)."""
+
+
+class NotRunning(TaskloomError, RuntimeError):
+    """`taskloom.current()` was called outside of a running handler."""
+
+
+class NoHandler(TaskloomError):
+    """Nothing takes the events of a task; becomes the reason for which it fails."""
+
+
+class ClaimLost(TaskloomError):
+    """The task was claimed again, retried or ended since; the late write changed nothing."""
+
+
+class MissingExtra(TaskloomError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        self.feature = feature
+        self.extra = extra
+        super().__init__(f"{feature} needs the extra {extra!r}: pip install 'taskloom[{extra}]'")
+
+
+class StoreError(TaskloomError):
+    """The storage could not do its work."""
+
+
+class StoreBusy(StoreError):
+    """The storage is busy with other writers; trying again helps."""
+
+    retryable = True
+
+
+class StoreFull(StoreError):
+    """There is no room left, or the file cannot be written; make room and it goes on."""
+
+    retryable = True
+
+
+class StoreCorrupt(StoreError):
+    """The file is no Taskloom database, or is damaged."""
+
+
+class RetryAfter(Exception):  # noqa: N818 - a signal, named for what the handler asks for
+    """Raised by a handler: try again in *seconds*, whatever the backoff says; counts as an attempt."""
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        if not 0 <= seconds <= 366 * 86400:
+            raise InvalidInput("seconds", f"{seconds!r} is not between 0 and a year", "give a delay in seconds")
+        self.seconds = float(seconds)
+        super().__init__(reason or f"the handler asked to be tried again in {seconds:g} s")
+
+
+class GiveUp(Exception):  # noqa: N818 - see RetryAfter
+    """Raised by a handler: this task failed for good, no further attempt helps."""

@@ -1,0 +1,163 @@
+"""The three events of the task module."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, Self, cast
+
+from taskloom.errors import InvalidInput, NotRunning
+from taskloom.events import shapes
+from taskloom.events.context import CURRENT, RunContext, current
+from taskloom.events.marks import IEvent
+from taskloom.model import InputT, TaskEntity, TaskKey
+
+
+class TaskEvent(IEvent):
+    """A record of the task table's change stream: a task was created, or needs a message again."""
+
+    def __init__(self, *, event_id: str, event_name: str, event_source_arn: str, task_entity: TaskEntity[Any]) -> None:
+        self.event_id = event_id
+        """Unique per record; events with the same id are dispatched once."""
+        self.event_name = event_name
+        """INSERT or MODIFY."""
+        self.event_source_arn = event_source_arn
+        self.task_entity = task_entity
+        """The task as the record shows it."""
+
+    @property
+    def task_key(self) -> TaskKey:
+        """The key of the task."""
+        return self.task_entity.key
+
+    @classmethod
+    def from_dynamodb_record(cls, record: Mapping[str, Any]) -> Self:
+        """From one of `Records` of a DynamoDB stream event.
+
+        Raises: InvalidInput when the record holds no task.
+        """
+        return cls(
+            event_id=shapes.member(record, "eventID"),
+            event_name=shapes.member(record, "eventName"),
+            event_source_arn=shapes.member(record, "eventSourceARN"),
+            task_entity=shapes.entity_of(record),
+        )
+
+
+class _RunEvent(IEvent):
+    """What events of running tasks share."""
+
+    @property
+    def context_of_run(self) -> RunContext:
+        """The run that the event belongs to. Raises: NotRunning outside of a handler."""
+        return current()
+
+    @property
+    def attempt(self) -> int:
+        """Which try within the run this is, from 1."""
+        return current().attempt
+
+    @property
+    def cancelled(self) -> bool:
+        """See `RunContext.cancelled`; False outside of a run."""
+        run = CURRENT.get(None)
+        return run is not None and run.cancelled
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """See `RunContext.progress`; outside of a run, as in a unit test of a handler, it only checks its arguments."""
+        (CURRENT.get(None) or RunContext(cast("TaskEntity[Any]", None))).progress(done, total, message)
+
+
+class TaskQueueEvent(_RunEvent, Generic[InputT]):
+    """A message of the task queue: a single task is to be run."""
+
+    def __init__(
+        self,
+        *,
+        message_id: str | None = None,
+        task_event: TaskEvent | None = None,
+        task: TaskEntity[InputT] | None = None,
+    ) -> None:
+        self._message_id = message_id
+        self._task_event = task_event
+        self._task = task
+
+    @property
+    def message_id(self) -> str:
+        """The queue's name of the message."""
+        return _given(self._message_id, "message_id")
+
+    @property
+    def task_event(self) -> TaskEvent:
+        """The stream record that the message carries."""
+        return _given(self._task_event, "task_event")
+
+    @property
+    def task(self) -> TaskEntity[InputT]:
+        """The task that runs, as it was claimed; before the claim, as the message shows it."""
+        if self._task is not None:
+            return self._task
+        run = CURRENT.get(None)
+        if run is not None:
+            return run.task
+        if self._task_event is not None:
+            return self._task_event.task_entity
+        return current().task
+
+    @classmethod
+    def from_sqs_record(cls, record: "TaskQueueEvent[Any] | Mapping[str, Any]") -> Self:
+        """The same message as an event of this class, from another event or from one of `Records` of an SQS event.
+
+        Raises: InvalidInput when the record holds no task message.
+        """
+        event = cls.__new__(cls)
+        if isinstance(record, TaskQueueEvent):
+            TaskQueueEvent.__init__(
+                event, message_id=record._message_id, task_event=record._task_event, task=record._task
+            )
+        else:
+            task_event = TaskEvent.from_dynamodb_record(shapes.body_of(record))
+            TaskQueueEvent.__init__(event, message_id=shapes.member(record, "messageId"), task_event=task_event)
+        return event
+
+
+class StepFunctionTaskEvent(_RunEvent, Generic[InputT]):
+    """One sub-task of a fan-out is to be run."""
+
+    def __init__(self, *, input: TaskEntity[InputT] | None = None, context: Mapping[str, Any] | None = None) -> None:
+        self._input = input
+        self._context = context
+
+    @property
+    def input(self) -> TaskEntity[InputT]:
+        """The sub-task; `event.input.input` is its element of the list."""
+        if self._input is not None:
+            return self._input
+        return current().task
+
+    @property
+    def task(self) -> TaskEntity[InputT]:
+        """The same as `input`."""
+        return self.input
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """The state machine's context: `Execution`, `State`, `StateMachine`."""
+        return _given(self._context, "context")
+
+    @property
+    def task_key(self) -> TaskKey:
+        """The key of the sub-task."""
+        return self.input.key
+
+    @classmethod
+    def from_event(cls, event: "StepFunctionTaskEvent[Any]") -> Self:
+        """The same sub-task as an event of this class."""
+        if not isinstance(event, StepFunctionTaskEvent):
+            raise InvalidInput("event", f"{event!r} is no StepFunctionTaskEvent", "pass the event of the factory on")
+        new = cls.__new__(cls)
+        StepFunctionTaskEvent.__init__(new, input=event._input, context=event._context)
+        return new
+
+
+def _given(value: Any, name: str) -> Any:
+    if value is None:
+        raise NotRunning(f"this event was made by hand, without {name}")
+    return value

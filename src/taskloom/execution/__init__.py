@@ -1,0 +1,1 @@
+"""Running one task; dispatching, running and finishing a fan-out; the worker's loop."""

@@ -1,0 +1,211 @@
+"""One attempt: from the claimed task to the change that ends it."""
+
+import asyncio
+import inspect
+import logging
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from taskloom import lifecycle
+from taskloom.errors import InvalidInput, NoHandler
+from taskloom.events.context import CURRENT, RunContext
+from taskloom.events.registry import Handler, Registry
+from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
+from taskloom.execution.failures import failure
+from taskloom.execution.heart import Heart
+from taskloom.execution.threads import HandlerThreads
+from taskloom.execution.writes import patiently
+from taskloom.lifecycle import Change
+from taskloom.model import Failure, TaskEntity
+from taskloom.policy import next_attempt_in
+from taskloom.ports import Backend
+from taskloom.values import encode
+
+log = logging.getLogger(__name__)
+
+
+class Interruption(Enum):
+    """Why an attempt ends before its handler does."""
+
+    STOPPED = "the worker stopped"
+    TIMED_OUT = "it took longer than its timeout"
+    CLAIM_LOST = "its claim was lost"
+
+
+class Attempt:
+    """A running attempt; `interrupt` may be called from any thread."""
+
+    def __init__(self, task: TaskEntity[Any], on_progress: Callable[[RunContext], None]) -> None:
+        self.context = RunContext(task, on_progress)
+        self.interruption: Interruption | None = None
+        self._runner: asyncio.Task[Any] | None = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self.over = asyncio.Event()
+
+    @property
+    def task(self) -> TaskEntity[Any]:
+        """The task as it was claimed."""
+        return self.context.task
+
+    def interrupt(self, why: Interruption) -> None:
+        """End the attempt: an async handler gets CancelledError, a `def` handler is left behind."""
+        try:
+            self._loop.call_soon_threadsafe(self._interrupt, why)
+        except RuntimeError:
+            log.debug("the loop of the attempt is closed", extra={"task": self.task.id})
+
+    def _interrupt(self, why: Interruption) -> None:
+        if not self.over.is_set() and self.interruption is None and self._runner is not None:
+            self.interruption = why
+            self.context.cancelled = True
+            self._runner.cancel()
+
+
+class _Interrupted(Exception):  # noqa: N818 - not an error
+    pass
+
+
+class Attempts:
+    """Runs attempts for one worker."""
+
+    def __init__(self, backend: Backend, registry: Registry, heart: Heart, threads: HandlerThreads, by: str) -> None:
+        self._backend = backend
+        self._registry = registry
+        self._heart = heart
+        self._threads = threads
+        self._by = by
+        self._running: set[Attempt] = set()
+
+    def interrupt_all(self, why: Interruption) -> None:
+        """End every running attempt."""
+        for attempt in list(self._running):
+            attempt.interrupt(why)
+
+    async def run(
+        self, task: TaskEntity[Any], event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any]
+    ) -> Change | None:
+        """Call the handlers of the claimed *task*; the change that ends the attempt, None when the claim was lost.
+
+        The lease is renewed meanwhile.
+        """
+        attempt = Attempt(task, self._heart.progressed)
+        self._running.add(attempt)
+        self._heart.watch(attempt)
+        try:
+            return await self._change(attempt, event)
+        finally:
+            self._running.discard(attempt)
+            self._heart.forget(attempt)
+
+    async def _change(self, attempt: Attempt, event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any]) -> Change | None:
+        task = attempt.task
+        try:
+            results = await self._handle(attempt, event)
+            text = encode(results, "result")
+        except _Interrupted:
+            return self._interrupted(attempt)
+        except NoHandler as error:
+            return self._failed(attempt, Failure(type="NoHandler", message=str(error), attempt=task.attempt))
+        except Exception as error:  # noqa: BLE001 - whatever the handler raises becomes a recorded attempt
+            return self._raised(attempt, error)
+        reference = None
+        limit = self._backend.payloads.inline_limit
+        if len(text) * 4 > limit and len(text.encode()) > limit:
+            name = f"{task.pk}#{task.sk}/result/{task.run}/{task.fence}"
+            reference = await patiently(self._backend.clock, lambda: self._backend.payloads.put(name, text))
+        return lifecycle.completed(
+            task,
+            results=None if reference else text,
+            result_ref=reference,
+            progress=attempt.context.latest,
+            now=self._backend.clock.now(),
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+        )
+
+    async def _handle(self, attempt: Attempt, event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any]) -> Any:
+        task = attempt.task
+        timeout = self._registry.policy(task.kind, task.task_type).timeout
+        watch = None
+        if timeout is not None:
+            watch = asyncio.create_task(self._time_out(attempt, timedelta(seconds=timeout)))
+        token = CURRENT.set(attempt.context)
+        try:
+            return await self._registry.run(task.kind, task.task_type, event, self.call)
+        except asyncio.CancelledError as error:
+            if attempt.interruption is not None:
+                runner = asyncio.current_task()
+                if runner is not None:
+                    runner.uncancel()
+                raise _Interrupted from None
+            runner = asyncio.current_task()
+            if runner is not None and runner.cancelling():
+                raise  # the worker itself is cancelled: nothing of the task may be written any more
+            raise RuntimeError("the handler was cancelled by itself: a task that it awaited was cancelled") from error
+        finally:
+            attempt.over.set()
+            CURRENT.reset(token)
+            if watch is not None:
+                watch.cancel()
+
+    async def _time_out(self, attempt: Attempt, timeout: timedelta) -> None:
+        if not await self._backend.clock.wait(attempt.over, self._backend.clock.now() + timeout):
+            attempt.interrupt(Interruption.TIMED_OUT)
+
+    async def call(self, handler: Handler, event: Any) -> Any:
+        """Call *handler*: an `async def` on this loop, a `def` in a thread."""
+        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):
+            try:
+                return await handler(event)
+            except SystemExit as error:  # would end the loop
+                raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
+        result = await self._threads.run(handler, event)
+        return await result if inspect.isawaitable(result) else result
+
+    def _interrupted(self, attempt: Attempt) -> Change | None:
+        task, now = attempt.task, self._backend.clock.now()
+        match attempt.interruption:
+            case Interruption.STOPPED:
+                return lifecycle.given_back(
+                    task, "the worker stopped", now=now, by=self._by, claim_id=self._backend.ids.token()
+                )
+            case Interruption.TIMED_OUT:
+                timeout = self._registry.policy(task.kind, task.task_type).timeout
+                return self._raised(attempt, TimeoutError(f"the attempt took longer than {timeout:g} s"))
+            case _:
+                log.warning("the claim was lost; the attempt counts for nothing", extra={"task": task.id})
+                return None
+
+    def _raised(self, attempt: Attempt, error: Exception) -> Change:
+        task = attempt.task
+        policy = self._registry.policy(task.kind, task.task_type)
+        delay = None
+        if not isinstance(error, InvalidInput):  # a result that cannot be stored will not become one
+            delay = next_attempt_in(policy.retry, error, task.attempt, random.random())  # noqa: S311 - jitter
+        recorded = failure(error, attempt=task.attempt, will_retry=delay is not None)
+        log.info("an attempt failed", extra={"task": task.id, "attempt": task.attempt, "will_retry": delay is not None})
+        if delay is None:
+            return self._failed(attempt, recorded)
+        now = self._backend.clock.now()
+        return lifecycle.waits_for_retry(
+            task,
+            recorded,
+            at=now + delay,
+            progress=attempt.context.latest,
+            now=now,
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+        )
+
+    def _failed(self, attempt: Attempt, recorded: Failure) -> Change:
+        return lifecycle.failed(
+            attempt.task,
+            recorded,
+            progress=attempt.context.latest,
+            now=self._backend.clock.now(),
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+        )

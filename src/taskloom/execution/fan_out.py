@@ -1,0 +1,328 @@
+"""Starting a fan-out, running its chunks, and finishing it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from taskloom import lifecycle, payloads
+from taskloom.events import shapes
+from taskloom.events.registry import Registry
+from taskloom.events.task_events import StepFunctionTaskEvent
+from taskloom.execution.attempt import Attempts
+from taskloom.execution.writes import patiently, write, write_many
+from taskloom.lifecycle import Change, Claimant, Come, Refused, Verdict, Written
+from taskloom.model import Failure, FanOut, Kind, TaskEntity, TaskStatus
+from taskloom.policy import chunk_count, chunk_range, chunks_at_once, fan_out_plan, lost_lease_limit
+from taskloom.ports import (
+    Backend,
+    ChunkRow,
+    Delivery,
+    Execution,
+    ExecutionInput,
+    ExecutionStatus,
+    MessageKind,
+    StepOutcome,
+)
+
+LOOK_AGAIN: Final = timedelta(seconds=1)
+"""How soon to look again at a sub-task whose claim was just lost to somebody."""
+
+log = logging.getLogger(__name__)
+
+
+def execution_name(task: TaskEntity[Any]) -> str:
+    """The name of the execution that runs this fan-out: its code, and the run from the second on."""
+    return task.code if task.run == 1 else f"{task.code}-{task.run}"
+
+
+class FanOuts:
+    """Runs fan-outs for one worker."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        attempts: Attempts,
+        lease: timedelta,
+        by: str,
+        may_start: Callable[[], bool],
+        extra_slot: Callable[[], bool],
+        free_slot: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._registry = registry
+        self._attempts = attempts
+        self._lease = lease
+        self._by = by
+        self._may_start = may_start
+        self._extra_slot = extra_slot
+        self._free_slot = free_slot
+
+    async def start(self, delivery: Delivery) -> datetime | None:
+        """Claim the fan-out of a task message and start its execution; when the message is to come again, if at all.
+
+        Raises: StoreError; the message comes again then, and whatever was done is found done.
+        """
+        parent = await self._backend.store.get(delivery.key)
+        while True:
+            plan = self._plan(parent) if parent is not None else None
+            decision = lifecycle.claim(
+                delivery.key, parent, delivery.task_kind, self._claimant(delivery.task_type), plan
+            )
+            match decision:
+                case Come(at):
+                    return at
+                case Verdict.ENDED:
+                    return None
+                case Verdict.RUNS_BY_ITSELF:
+                    break
+                case _:
+                    outcome = await write(self._backend, decision)
+                    parent = outcome.entity if isinstance(outcome, Written) else outcome.current
+                    if isinstance(outcome, Written):
+                        break
+        if parent is not None:
+            await self._begin(parent)
+        return None
+
+    def _plan(self, parent: TaskEntity[Any]) -> FanOut:
+        policy = self._registry.policy(parent.kind, parent.task_type)
+        return parent.fan_out or fan_out_plan(
+            parent.attributes.sub_task_count or 0,
+            chunk_size=policy.chunk_size,
+            chunk_concurrency=policy.chunk_concurrency,
+            max_concurrency=policy.max_concurrency,
+            tolerated_failure_percentage=policy.tolerated_failure_percentage,
+        )
+
+    async def _begin(self, parent: TaskEntity[Any]) -> None:
+        lack = self._registry.lacks_fan_out(parent.task_type)
+        if lack is not None:
+            failure = Failure(type="NoHandler", message=lack, attempt=parent.attempt)
+            await write(
+                self._backend,
+                lifecycle.rejected_fan_out(
+                    parent,
+                    failure,
+                    now=self._backend.clock.now(),
+                    by=self._by,
+                    claim_id=self._backend.ids.token(),
+                ),
+            )
+            return
+        plan, count = self._plan(parent), parent.attributes.sub_task_count or 0
+        started = ExecutionInput(
+            key=parent.key, run=parent.run, chunks=chunk_count(count, plan.chunk_size), at_once=chunks_at_once(plan)
+        )
+        machine = self._backend.machine
+        execution = await patiently(self._backend.clock, lambda: machine.start(execution_name(parent), started))
+        # rule 3: "already exists" asks the execution itself. Ended, but the parent is open: finish it.
+        if execution.status is not ExecutionStatus.RUNNING:
+            await self._finish(parent, execution)
+
+    async def _finish(self, parent: TaskEntity[Any], execution: Execution) -> None:
+        if (await self._finalize(parent)).left:
+            log.error(
+                "the execution ended before its chunks did",
+                extra={"task": parent.id, "execution": execution.arn, "status": str(execution.status)},
+            )
+
+    async def step(self, delivery: Delivery) -> StepOutcome | None:
+        """Do one step of an execution; None when the worker stops before it is done, so that somebody else goes on.
+
+        Raises: StoreError; the step comes again then.
+        """
+        parent = await self._backend.store.get(delivery.key)
+        if parent is None or parent.is_terminal or parent.run != delivery.run or parent.fan_out is None:
+            return StepOutcome()
+        match delivery.kind:
+            case MessageKind.CHUNK:
+                return await self._chunk(parent, parent.fan_out, delivery)
+            case MessageKind.COLLECT:
+                return StepOutcome(left=await self._left(parent, parent.fan_out))
+            case _:
+                return await self._finalize(parent)
+
+    async def _left(self, parent: TaskEntity[Any], plan: FanOut) -> list[int]:
+        rows = await self._backend.store.list_chunks(parent.key, parent.run)
+        done = {row.chunk for row in rows}
+        chunks = chunk_count(parent.attributes.sub_task_count or 0, plan.chunk_size)
+        return [chunk for chunk in range(chunks) if chunk not in done]
+
+    async def _finalize(self, parent: TaskEntity[Any]) -> StepOutcome:
+        left = await self._left(parent, self._plan(parent))
+        if left:
+            return StepOutcome(left=left)
+        succeeded, failed = lifecycle.totals(await self._backend.store.list_chunks(parent.key, parent.run))
+        await write(
+            self._backend,
+            lifecycle.finalized(
+                parent,
+                succeeded=succeeded,
+                failed=failed,
+                now=self._backend.clock.now(),
+                by=self._by,
+                claim_id=self._backend.ids.token(),
+            ),
+        )
+        return StepOutcome()
+
+    async def _chunk(self, parent: TaskEntity[Any], plan: FanOut, delivery: Delivery) -> StepOutcome | None:
+        chunk, count = delivery.chunk or 0, parent.attributes.sub_task_count or 0
+        indexes = chunk_range(chunk, count, plan.chunk_size)
+        tally = _Tally()
+        run = _ChunkRun(
+            parent=parent,
+            inputs=await payloads.inputs(self._backend, parent, indexes),
+            first=indexes.start,
+            rest=iter(indexes),
+            context=self._context(parent, delivery),
+            tally=tally,
+        )
+        await self._lanes(run, plan.chunk_concurrency)
+        if (run.stopped or tally.again_at is not None) and not self._may_start():
+            return None
+        if tally.again_at is not None:
+            return StepOutcome(again_at=tally.again_at)
+        row = ChunkRow(parent=parent.key, run=parent.run, chunk=chunk, succeeded=tally.succeeded, failed=tally.failed)
+        if await patiently(self._backend.clock, lambda: self._backend.store.put_chunk(row)):
+            now = self._backend.clock.now()
+            await self._backend.store.update(
+                lifecycle.counted(parent.key, parent.run, succeeded=row.succeeded, failed=row.failed, now=now)
+            )
+        return StepOutcome()
+
+    def _context(self, parent: TaskEntity[Any], delivery: Delivery) -> dict[str, Any]:
+        return shapes.state_context(
+            arn=parent.execution_arn or "",
+            name=execution_name(parent),
+            key=parent.key,
+            run=parent.run,
+            state=str(delivery.kind),
+            retries=delivery.received - 1,
+            started_at=parent.started_at or parent.created_at,
+        )
+
+    async def _lanes(self, run: "_ChunkRun", concurrency: int) -> None:
+        """Run the sub-tasks: the first lane in the slot of the delivery, more where the worker has room."""
+        if concurrency == 1:
+            await self._lane(run)
+            return
+        async with asyncio.TaskGroup() as group:
+            for number in range(min(concurrency, len(run.inputs))):
+                if number == 0:
+                    group.create_task(self._lane(run))
+                elif self._extra_slot():
+                    group.create_task(self._extra_lane(run))
+                else:
+                    break
+
+    async def _extra_lane(self, run: "_ChunkRun") -> None:
+        try:
+            await self._lane(run)
+        finally:
+            self._free_slot()
+
+    async def _lane(self, run: "_ChunkRun") -> None:
+        """One sub-task after the other. The end of one and the claim of the next go to the store together."""
+        end: Change | None = None
+        try:
+            for index in run.rest:
+                if not self._may_start():
+                    run.stopped = True
+                    break
+                claim = lifecycle.first_claim(run.parent, index, self._claimant(run.parent.task_type))
+                if end is None:
+                    (outcome,) = await write_many(self._backend, (claim,))
+                else:
+                    ended, outcome = await write_many(self._backend, (end, claim))
+                    self._note(run, end, ended)
+                    end = None
+                task = await self._claimed(run, outcome)
+                if task is not None:
+                    task = payloads.sub_task(run.parent, task, run.inputs[index - run.first])
+                    event = StepFunctionTaskEvent(input=task, context=run.context)
+                    end = await self._attempts.run(task, event)
+                    if end is None:
+                        run.tally.come_again(self._backend.clock.now() + LOOK_AGAIN)
+        finally:
+            # Also when the lane breaks off: what has run must not run again.
+            if end is not None:
+                self._note(run, end, await write(self._backend, end))
+
+    async def _claimed(self, run: "_ChunkRun", outcome: Written | Refused) -> TaskEntity[Any] | None:
+        """The sub-task that is now ours; None when there is nothing to do for it, which the tally knows then."""
+        while True:
+            if isinstance(outcome, Written):
+                if not outcome.entity.is_terminal:
+                    return outcome.entity
+                run.tally.ended(outcome.entity.status)
+                return None
+            current = outcome.current
+            if current is None:  # it was there a moment ago: its parent is being deleted
+                return None
+            who = self._claimant(run.parent.task_type)
+            decision = lifecycle.claim(current.key, current, current.kind, who)
+            match decision:
+                case Come(at):
+                    run.tally.come_again(at)
+                    return None
+                case Verdict():
+                    run.tally.ended(current.status)
+                    return None
+                case _:
+                    outcome = await write(self._backend, decision)
+
+    def _note(self, run: "_ChunkRun", end: Change, outcome: Written | Refused) -> None:
+        status = end.patch["status"]
+        if isinstance(outcome, Refused):
+            log.warning("the claim was lost; its result is dropped", extra={"task": end.key.id, "status": str(status)})
+            run.tally.come_again(self._backend.clock.now() + LOOK_AGAIN)
+        elif status is TaskStatus.PENDING:
+            run.tally.come_again(end.patch.get("next_attempt_at") or self._backend.clock.now())
+        else:
+            run.tally.ended(status)
+
+    def _claimant(self, task_type: str) -> Claimant:
+        policy = self._registry.policy(Kind.SFN_TASK, task_type)
+        return Claimant(
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+            now=self._backend.clock.now(),
+            lease=self._lease,
+            max_lost=lost_lease_limit(policy.retry),
+        )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is known of the sub-tasks of a chunk."""
+
+    succeeded: int = 0
+    failed: int = 0
+    again_at: datetime | None = None
+
+    def ended(self, status: TaskStatus) -> None:
+        if status is TaskStatus.COMPLETED:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+
+    def come_again(self, at: datetime) -> None:
+        self.again_at = at if self.again_at is None else min(self.again_at, at)
+
+
+@dataclass(slots=True, kw_only=True)
+class _ChunkRun:
+    """A chunk while it runs."""
+
+    parent: TaskEntity[Any]
+    inputs: Any
+    first: int
+    rest: Iterator[int]
+    context: dict[str, Any]
+    tally: _Tally
+    stopped: bool = False

@@ -1,0 +1,140 @@
+"""What must go on while handlers run: leases are renewed and progress is written, from a thread of its own."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from taskloom import lifecycle
+from taskloom.errors import StoreError
+from taskloom.events.context import RunContext
+from taskloom.execution.loop_thread import LoopThread
+from taskloom.lifecycle import Refused
+from taskloom.ports import Backend, Receipt
+
+if TYPE_CHECKING:
+    from taskloom.execution.attempt import Attempt
+
+PROGRESS_EVERY: Final = timedelta(seconds=1)
+BEATS_PER_LEASE: Final = 3
+
+log = logging.getLogger(__name__)
+
+
+class Heart:
+    """Renews the leases of running attempts and the visibility of their messages, three times per lease.
+
+    A handler that blocks the worker's event loop does not stop it.
+    """
+
+    def __init__(self, backend: Backend, lease: timedelta, on_lost: "Callable[[Attempt], None]") -> None:
+        self._backend = backend
+        self._lease = lease
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._attempts: set[Attempt] = set()
+        self._receipts: set[Receipt] = set()
+        self._progressed: set[RunContext] = set()
+        self._thread = LoopThread("taskloom-heart")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+        self._stopped = False
+        self._beating: Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._beating = self._thread.submit(self._beat())
+
+    def stop(self) -> None:
+        """End; what is left of progress is written with the end of its attempt."""
+        self._stopped = True
+        self._rouse()
+        if self._beating is not None:
+            self._beating.result()
+        self._thread.close()
+
+    def watch(self, attempt: "Attempt") -> None:
+        """Renew the lease of *attempt* until it is forgotten."""
+        with self._lock:
+            self._attempts.add(attempt)
+
+    def forget(self, attempt: "Attempt") -> None:
+        """The attempt is over."""
+        with self._lock:
+            self._attempts.discard(attempt)
+            self._progressed.discard(attempt.context)
+
+    def hold(self, receipt: Receipt) -> None:
+        """Keep the message of *receipt* invisible until it is let go."""
+        with self._lock:
+            self._receipts.add(receipt)
+
+    def let_go(self, receipt: Receipt) -> None:
+        """The message is done with."""
+        with self._lock:
+            self._receipts.discard(receipt)
+
+    def progressed(self, context: RunContext) -> None:
+        """There is progress to be written; from any thread."""
+        with self._lock:
+            first = not self._progressed
+            self._progressed.add(context)
+        if first:
+            self._rouse()
+
+    def _rouse(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._wake.set)
+            except RuntimeError:
+                log.debug("the heart has stopped")
+
+    async def _beat(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        clock = self._backend.clock
+        every = self._lease / BEATS_PER_LEASE
+        renewal, progress = clock.now() + every, clock.now()
+        while not self._stopped:
+            await clock.wait(self._wake, min(renewal, progress) if self._progressed else renewal)
+            self._wake.clear()
+            now = clock.now()
+            try:
+                if self._progressed and now >= progress:
+                    progress = now + PROGRESS_EVERY
+                    await self._write_progress(now)
+                if now >= renewal:
+                    renewal = now + every
+                    await self._renew(now)
+            except StoreError as error:
+                log.warning("leases could not be renewed; trying again", extra={"error": str(error)})
+                await clock.wait(self._wake, now + every / 10)
+                renewal = clock.now()
+
+    async def _write_progress(self, now: datetime) -> None:
+        with self._lock:
+            contexts, self._progressed = self._progressed, set()
+        changes = [
+            lifecycle.progressed(context.task, context.latest, now=now)
+            for context in contexts
+            if context.latest is not None
+        ]
+        if changes:
+            await self._backend.store.update_many(changes)
+
+    async def _renew(self, now: datetime) -> None:
+        with self._lock:
+            attempts, receipts = list(self._attempts), list(self._receipts)
+        until = now + self._lease
+        if receipts:
+            await self._backend.queue.extend(receipts, until)
+        if attempts:
+            outcomes = await self._backend.store.update_many(
+                [lifecycle.renewed(attempt.task, until=until, now=now) for attempt in attempts]
+            )
+            for attempt, outcome in zip(attempts, outcomes, strict=True):
+                if isinstance(outcome, Refused):
+                    self._on_lost(attempt)

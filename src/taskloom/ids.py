@@ -1,0 +1,45 @@
+"""Identifiers: ULIDs for tasks, random tokens for claims."""
+
+import os
+import threading
+from datetime import datetime
+from typing import Final
+
+from taskloom.clock import to_milliseconds
+
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
+CODE_LENGTH: Final = 26
+
+
+class RandomIds:
+    """`ports.Ids` from the system's random source.
+
+    Codes are ULIDs (48 bits of milliseconds, 80 random bits, Crockford's base 32; source: the ULID specification), and
+    each code of one object is greater than the one before it, also within a millisecond and when the clock steps back,
+    so that codes sort in the order of creation.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def code(self, now: datetime) -> str:
+        """A new ULID."""
+        fresh = int.from_bytes(os.urandom(10), "big")
+        value = (to_milliseconds(now) << 80) | fresh
+        with self._lock:
+            if value >> 80 <= self._last >> 80:
+                # The step is random, so that a forked process, which goes on from the same value, meets nobody.
+                value = self._last + 1 + (fresh & 0xFFFF_FFFF_FFFF_FFFF)
+            self._last = value
+        return encode_ulid(value)
+
+    def token(self) -> str:
+        """16 characters that nobody else writes (80 random bits)."""
+        return encode_ulid(int.from_bytes(os.urandom(10), "big"))[10:]
+
+
+def encode_ulid(value: int) -> str:
+    """The 26 characters of a 128-bit *value* in Crockford's base 32."""
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])

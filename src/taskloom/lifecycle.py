@@ -1,0 +1,453 @@
+"""Which status may follow which, and under which guard: the rules as data and as pure functions.
+
+Every function here turns what is known of a task into a `Change`: one conditional write that a store carries out. A
+change holds absolute values, so carrying it out twice gives the same task, and the guard refuses it when the task has
+moved on (rules 2, 3 and 4). The history entry is part of the change (rule 5).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final, Protocol, TypedDict
+
+from taskloom.model import (
+    OPEN,
+    TERMINAL,
+    Failure,
+    FanOut,
+    HistoryEntry,
+    Kind,
+    Progress,
+    TaskEntity,
+    TaskKey,
+    TaskStatus,
+)
+from taskloom.policy import is_tolerated
+from taskloom.values import EncodedJson
+
+PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
+COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
+
+
+class Trigger(Enum):
+    """What makes a task change its status."""
+
+    CLAIM = "a worker claims it"
+    RECLAIM = "its lease ended, and a worker claims it"
+    SUCCEED = "its handlers returned"
+    FAIL = "a handler raised, and that is final"
+    RETRY = "a handler raised, and another attempt follows"
+    GIVE_BACK = "its worker stops before it is done"
+    ABANDON = "its lease ended too often"
+    REJECT = "nothing will ever run it"
+    FINALIZE_WELL = "its sub-tasks ended within the tolerance"
+    FINALIZE_BADLY = "too many of its sub-tasks failed"
+
+
+NEXT: Final[Mapping[tuple[TaskStatus, Trigger], TaskStatus]] = {
+    (PENDING, Trigger.CLAIM): IN_PROGRESS,
+    (PENDING, Trigger.REJECT): FAILED,
+    (IN_PROGRESS, Trigger.RECLAIM): IN_PROGRESS,
+    (IN_PROGRESS, Trigger.SUCCEED): COMPLETED,
+    (IN_PROGRESS, Trigger.FAIL): FAILED,
+    (IN_PROGRESS, Trigger.RETRY): PENDING,
+    (IN_PROGRESS, Trigger.GIVE_BACK): PENDING,
+    (IN_PROGRESS, Trigger.ABANDON): FAILED,
+    (IN_PROGRESS, Trigger.REJECT): FAILED,
+    (IN_PROGRESS, Trigger.FINALIZE_WELL): COMPLETED,
+    (IN_PROGRESS, Trigger.FINALIZE_BADLY): FAILED,
+}
+"""Every status change there is. What is not in the table cannot happen; an ended task is in no row."""
+
+
+class Patch(TypedDict, total=False):
+    """New values of a task, by the entity's names; None removes."""
+
+    status: TaskStatus
+    run: int
+    attempt: int
+    fence: int
+    claim_id: str | None
+    lease_until: datetime | None
+    dispatch: str | None
+    next_attempt_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    progress: Progress | None
+    execution_arn: str | None
+    results: EncodedJson | None
+    result_ref: str | None
+    error: Failure | None
+    sub_task_succeed_count: int
+    sub_task_failed_count: int
+    fan_out: FanOut | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What must hold of the stored task for a change to be carried out; all of it."""
+
+    absent: bool = False
+    """There is no such task yet: the change creates it. Only for sub-tasks, and with nothing else in the guard."""
+    status: frozenset[TaskStatus] | None = None
+    fence: int | None = None
+    run: int | None = None
+    lease_ended_by: datetime | None = None
+    """It has no lease, or one that ended at this instant or before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One conditional write: guard, values, counters and history entry stand or fall together."""
+
+    key: TaskKey
+    guard: Guard
+    patch: Patch
+    add: Mapping[str, int] | None = None
+    """Amounts to add to `sub_task_succeed_count` and `sub_task_failed_count`."""
+    history: HistoryEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The change was carried out; *entity* is the task after it."""
+
+    entity: TaskEntity
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The guard did not hold, nothing was changed; *current* is the task as it stands, None when there is none."""
+
+    current: TaskEntity | None
+
+
+@dataclass(frozen=True, slots=True)
+class Come:
+    """Nothing can be done now: come again at *at*."""
+
+    at: datetime
+
+
+class Verdict(Enum):
+    """Why there is nothing to claim."""
+
+    ENDED = "the task has ended, or is gone"
+    RUNS_BY_ITSELF = "the fan-out was claimed; its execution owns it"
+
+
+class Standing(Protocol):
+    """What a claim must know of a task. An entity will do, and so will what a message says of it."""
+
+    @property
+    def status(self) -> TaskStatus: ...
+    @property
+    def run(self) -> int: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def fence(self) -> int: ...
+    @property
+    def lease_until(self) -> datetime | None: ...
+    @property
+    def next_attempt_at(self) -> datetime | None: ...
+    @property
+    def started_at(self) -> datetime | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who claims, and on which terms."""
+
+    by: str
+    """The worker, as it stands in the history."""
+    claim_id: str
+    now: datetime
+    lease: timedelta
+    max_lost: int
+    """Attempts after which a task whose worker died is given up."""
+
+
+def claim(
+    key: TaskKey, standing: Standing | None, kind: Kind, who: Claimant, plan: FanOut | None = None
+) -> Change | Come | Verdict:
+    """What to do about a message for the task *key* that stands at *standing*.
+
+    A change is either the claim, or the end of a task whose workers died too often. The claim of a fan-out writes its
+    *plan* beside: how it is run, fixed from here on.
+    """
+    if standing is None or standing.status in TERMINAL:
+        return Verdict.ENDED
+    if standing.status is PENDING:
+        if standing.next_attempt_at is not None and standing.next_attempt_at > who.now:
+            return Come(standing.next_attempt_at)
+        change = _claimed(key, standing, kind, who, Trigger.CLAIM, None)
+        if plan is not None:
+            change.patch["fan_out"] = plan
+        return change
+    if kind is Kind.SFN_TASK:  # rule 3: a running parent has no lease to run out
+        return Verdict.RUNS_BY_ITSELF
+    if standing.lease_until is not None and standing.lease_until > who.now:
+        return Come(standing.lease_until)
+    if standing.attempt >= who.max_lost:
+        times = f"{standing.attempt} time" + ("s" if standing.attempt > 1 else "")
+        return _ended(
+            key,
+            standing,
+            Guard(status=frozenset({IN_PROGRESS}), fence=standing.fence, lease_ended_by=who.now),
+            Trigger.ABANDON,
+            Failure(type="WorkerDied", message=f"the worker died {times}", attempt=standing.attempt),
+            now=who.now,
+            by=who.by,
+            claim_id=who.claim_id,
+        )
+    return _claimed(key, standing, kind, who, Trigger.RECLAIM, "the lease of the attempt before ended")
+
+
+def _claimed(
+    key: TaskKey, standing: Standing, kind: Kind, who: Claimant, trigger: Trigger, reason: str | None
+) -> Change:
+    status = NEXT[standing.status, trigger]
+    attempt = standing.attempt + 1
+    return Change(
+        key=key,
+        # rule 2: the fence alone would let a claim overwrite a lease that was renewed meanwhile.
+        guard=Guard(
+            status=frozenset({standing.status}),
+            fence=standing.fence,
+            lease_ended_by=who.now if trigger is Trigger.RECLAIM else None,
+        ),
+        patch={
+            "status": status,
+            "attempt": attempt,
+            "fence": standing.fence + 1,
+            "claim_id": who.claim_id,
+            "lease_until": None if kind is Kind.SFN_TASK else who.now + who.lease,
+            "dispatch": None,
+            "next_attempt_at": None,
+            "started_at": standing.started_at or who.now,
+            "updated_at": who.now,
+        },
+        history=HistoryEntry(at=who.now, status=status, run=standing.run, attempt=attempt, reason=reason, by=who.by),
+    )
+
+
+def first_claim(parent: TaskEntity, index: int, who: Claimant) -> Change:
+    """The claim that creates the row of a sub-task (rule 6: no write before it)."""
+    return Change(
+        key=TaskKey.sub_task(parent.tenant_code, parent.task_type, parent.code, index),
+        guard=Guard(absent=True),
+        patch={
+            "status": IN_PROGRESS,
+            "run": parent.run,
+            "attempt": 1,
+            "fence": 1,
+            "claim_id": who.claim_id,
+            "lease_until": who.now + who.lease,
+            "created_at": who.now,
+            "updated_at": who.now,
+            "started_at": who.now,
+        },
+        history=HistoryEntry(at=who.now, status=IN_PROGRESS, run=parent.run, attempt=1, by=who.by),
+    )
+
+
+def completed(
+    task: TaskEntity,
+    *,
+    results: EncodedJson | None,
+    result_ref: str | None,
+    progress: Progress | None,
+    now: datetime,
+    by: str,
+    claim_id: str,
+) -> Change:
+    """The claimed *task* ended well. Exactly one of *results* and *result_ref* is given."""
+    status = NEXT[IN_PROGRESS, Trigger.SUCCEED]
+    patch: Patch = {
+        "status": status,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "results": results,
+        "result_ref": result_ref,
+        "error": None,
+        "updated_at": now,
+        "finished_at": now,
+    }
+    if progress is not None:
+        patch["progress"] = progress
+    return Change(key=task.key, guard=_mine(task), patch=patch, history=_entry(task, status, now, by))
+
+
+def failed(
+    task: TaskEntity, failure: Failure, *, progress: Progress | None, now: datetime, by: str, claim_id: str
+) -> Change:
+    """The claimed *task* ended badly."""
+    change = _ended(task.key, task, _mine(task), Trigger.FAIL, failure, now=now, by=by, claim_id=claim_id)
+    if progress is not None:
+        change.patch["progress"] = progress
+    return change
+
+
+def waits_for_retry(
+    task: TaskEntity,
+    failure: Failure,
+    *,
+    at: datetime,
+    progress: Progress | None,
+    now: datetime,
+    by: str,
+    claim_id: str,
+) -> Change:
+    """The claimed *task* failed and is tried again at *at*; its message comes again by then, so no dispatch is needed."""
+    status = NEXT[IN_PROGRESS, Trigger.RETRY]
+    patch: Patch = {
+        "status": status,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "next_attempt_at": at,
+        "error": failure,
+        "updated_at": now,
+    }
+    if progress is not None:
+        patch["progress"] = progress
+    return Change(key=task.key, guard=_mine(task), patch=patch, history=_entry(task, status, now, by, failure.message))
+
+
+def given_back(task: TaskEntity, reason: str, *, now: datetime, by: str, claim_id: str) -> Change:
+    """The worker of the claimed *task* stops: somebody else tries, and the attempt does not count."""
+    status = NEXT[IN_PROGRESS, Trigger.GIVE_BACK]
+    return Change(
+        key=task.key,
+        guard=_mine(task),
+        patch={
+            "status": status,
+            "attempt": task.attempt - 1,
+            "claim_id": claim_id,
+            "lease_until": None,
+            "updated_at": now,
+        },
+        history=_entry(task, status, now, by, reason),
+    )
+
+
+def renewed(task: TaskEntity, *, until: datetime, now: datetime) -> Change:
+    """The claim of *task* holds until *until*."""
+    return Change(key=task.key, guard=_mine(task), patch={"lease_until": until, "updated_at": now})
+
+
+def progressed(task: TaskEntity, progress: Progress, *, now: datetime) -> Change:
+    """The claimed *task* is at *progress*."""
+    return Change(key=task.key, guard=_mine(task), patch={"progress": progress, "updated_at": now})
+
+
+def rejected(task: TaskEntity, failure: Failure, *, now: datetime, by: str, claim_id: str) -> Change:
+    """Nothing will ever run *task*, which nobody has claimed since it was read."""
+    guard = Guard(status=frozenset({PENDING}), fence=task.fence)
+    change = _ended(task.key, task, guard, Trigger.REJECT, failure, now=now, by=by, claim_id=claim_id)
+    change.patch["dispatch"] = None
+    return change
+
+
+def counted(parent: TaskKey, run: int, *, succeeded: int, failed: int, now: datetime) -> Change:
+    """One chunk more of the running fan-out has ended; for display only (rule 4)."""
+    return Change(
+        key=parent,
+        guard=Guard(status=frozenset({IN_PROGRESS}), run=run),
+        patch={"updated_at": now},
+        add={"sub_task_succeed_count": succeeded, "sub_task_failed_count": failed},
+    )
+
+
+def finalized(parent: TaskEntity, *, succeeded: int, failed: int, now: datetime, by: str, claim_id: str) -> Change:
+    """All sub-tasks of the running fan-out *parent* have ended, *failed* of them badly."""
+    count = succeeded + failed
+    plan = parent.fan_out
+    percentage = plan.tolerated_failure_percentage if plan is not None else 0.0
+    well = is_tolerated(failed, count, percentage)
+    status = NEXT[IN_PROGRESS, Trigger.FINALIZE_WELL if well else Trigger.FINALIZE_BADLY]
+    reason = f"{failed} of {count} sub-tasks failed; tolerated are {percentage:g} %" if failed else None
+    patch: Patch = {
+        "status": status,
+        "fence": parent.fence + 1,
+        "claim_id": claim_id,
+        "sub_task_succeed_count": succeeded,
+        "sub_task_failed_count": failed,
+        "updated_at": now,
+        "finished_at": now,
+    }
+    if not well:
+        patch["error"] = Failure(type="SubTasksFailed", message=str(reason), attempt=parent.attempt)
+    return Change(
+        key=parent.key,
+        guard=Guard(status=frozenset({IN_PROGRESS}), run=parent.run),  # rule 3
+        patch=patch,
+        history=_entry(parent, status, now, by, reason),
+    )
+
+
+def rejected_fan_out(parent: TaskEntity, failure: Failure, *, now: datetime, by: str, claim_id: str) -> Change:
+    """The claimed *parent* can never be run: no sub-task was started."""
+    guard = Guard(status=OPEN, run=parent.run, fence=parent.fence)
+    return _ended(parent.key, parent, guard, Trigger.REJECT, failure, now=now, by=by, claim_id=claim_id)
+
+
+def is_mine(change: Change, refused: Refused) -> bool:
+    """Whether the refused *change* had been carried out before: its answer was lost, and a driver repeated it (rule 2)."""
+    claim_id = change.patch.get("claim_id")
+    return claim_id is not None and refused.current is not None and refused.current.claim_id == claim_id
+
+
+def _mine(task: TaskEntity) -> Guard:
+    return Guard(status=frozenset({IN_PROGRESS}), fence=task.fence)
+
+
+def _ended(
+    key: TaskKey,
+    standing: Standing,
+    guard: Guard,
+    trigger: Trigger,
+    failure: Failure,
+    *,
+    now: datetime,
+    by: str,
+    claim_id: str,
+) -> Change:
+    status = NEXT[standing.status, trigger]
+    return Change(
+        key=key,
+        guard=guard,
+        patch={
+            "status": status,
+            "claim_id": claim_id,
+            "lease_until": None,
+            "next_attempt_at": None,
+            "error": failure,
+            "updated_at": now,
+            "finished_at": now,
+        },
+        history=HistoryEntry(
+            at=now, status=status, run=standing.run, attempt=standing.attempt, reason=failure.message, by=by
+        ),
+    )
+
+
+def _entry(task: TaskEntity, status: TaskStatus, now: datetime, by: str, reason: str | None = None) -> HistoryEntry:
+    return HistoryEntry(at=now, status=status, run=task.run, attempt=task.attempt, reason=reason, by=by)
+
+
+def totals(rows: Sequence["Counts"]) -> tuple[int, int]:
+    """Succeeded and failed sub-tasks over all chunks: the final counters of a fan-out (rule 4)."""
+    return sum(row.succeeded for row in rows), sum(row.failed for row in rows)
+
+
+class Counts(Protocol):
+    """What a chunk row says of its sub-tasks."""
+
+    @property
+    def succeeded(self) -> int: ...
+    @property
+    def failed(self) -> int: ...

@@ -1,0 +1,293 @@
+"""TaskModule: wires one application. The only place that names adapters."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+from taskloom import model, providers as providers_
+from taskloom.clock import SystemClock
+from taskloom.errors import InvalidType, WiringError
+from taskloom.events.factory import (
+    EventFactory,
+    ITaskQueueEventFactory,
+    TransformsStepFunctionTask,
+    TransformsTask,
+)
+from taskloom.events.marks import is_event_factory
+from taskloom.events.registry import Definition, Registry, TypePolicy
+from taskloom.execution.worker import Worker
+from taskloom.ids import RandomIds
+from taskloom.model import InvokeContext, Kind, TaskEntity
+from taskloom.policy import Retry, check_fan_out_options, number, whole_number
+from taskloom.ports import Backend, Clock, Ids
+from taskloom.service import TaskService
+from taskloom.settings import Settings
+from taskloom.state_service import StepFunctionService
+from taskloom.sync import SyncModule
+
+ResultT = TypeVar("ResultT")
+P = ParamSpec("P")
+
+Provider = Any
+"""A class, an instance, or a callable that takes the module and returns an instance."""
+
+MAX_CONCURRENCY: Final = 10_000
+MAX_TIMEOUT: Final = 366 * 86400.0
+
+
+class TaskFunction(Generic[P, ResultT]):
+    """A function that handles a task type. Called, it is still the function."""
+
+    def __init__(self, service: TaskService, function: Callable[P, ResultT], task_type: str) -> None:
+        self._service = service
+        self._function = function
+        self.task_type = task_type
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+        return self._function(*args, **kwargs)
+
+
+class SingleTaskFunction(TaskFunction[P, ResultT]):
+    """What `TaskModule.task` makes of a function."""
+
+    async def create(
+        self,
+        *,
+        tenant_code: str,
+        input: object = None,
+        name: str | None = None,
+        invoke_context: InvokeContext | None = None,
+    ) -> TaskEntity[Any]:
+        """See `TaskService.create_task`."""
+        return await self._service.create_task(
+            tenant_code=tenant_code,
+            task_type=self.task_type,
+            input=input,
+            name=name,
+            invoke_context=invoke_context,
+        )
+
+
+class FanOutFunction(TaskFunction[P, ResultT]):
+    """What `TaskModule.step_function_task` makes of a function."""
+
+    async def create(
+        self,
+        *,
+        tenant_code: str,
+        input: Iterable[object] | Any,
+        name: str | None = None,
+        invoke_context: InvokeContext | None = None,
+    ) -> TaskEntity[Any]:
+        """See `TaskService.create_step_function_task`."""
+        return await self._service.create_step_function_task(
+            tenant_code=tenant_code,
+            task_type=self.task_type,
+            input=input,
+            name=name,
+            invoke_context=invoke_context,
+        )
+
+
+class TaskModule:
+    """The tasks of one application. Many modules may live in one process; nothing is shared between them."""
+
+    def __init__(
+        self, settings: Settings, backend: Backend, registry: Registry, *, enable_controller: bool = False
+    ) -> None:
+        self.settings = settings
+        self.enable_controller = enable_controller
+        """Whether the application serves the REST endpoints for tasks."""
+        self.task_service = TaskService(backend)
+        self.step_function_service = StepFunctionService(backend)
+        self.sync = SyncModule(self.task_service, self.step_function_service)
+        """The same services for programs without an event loop."""
+        self._backend = backend
+        self._registry = registry
+
+    @classmethod
+    def register(
+        cls,
+        *,
+        task_queue_event_factory: type[ITaskQueueEventFactory] | ITaskQueueEventFactory | None = None,
+        providers: Sequence[Provider] = (),
+        event_factory: type[EventFactory] | EventFactory | None = None,
+        enable_controller: bool = False,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> "TaskModule":
+        """A module of these handlers and factories.
+
+        *task_queue_event_factory* turns tasks into events, *providers* hold the handlers of those events,
+        *event_factory* has its say on raw AWS events. Each is a class, an instance, or a callable that takes the module.
+        Constructor parameters of classes that are annotated `TaskService`, `StepFunctionService`, `Settings` or
+        `TaskModule` are filled in. *clock* and *ids* are for tests.
+        Raises: WiringError, InvalidInput; at once, not when the first task runs.
+        """
+        settings = Settings() if settings is None else settings
+        if not isinstance(settings, Settings):
+            raise InvalidType("settings", f"{settings!r} is no Settings", "give taskloom.Settings(...)")
+        backend = _backend(settings, SystemClock() if clock is None else clock, RandomIds() if ids is None else ids)
+        registry = Registry(default_policy=TypePolicy(retry=settings.retry))
+        module = cls(settings, backend, registry, enable_controller=enable_controller)
+        module._wire(task_queue_event_factory, providers, event_factory)
+        return module
+
+    def _wire(self, factory: Any, handlers: Sequence[Provider], event_factory: Any) -> None:
+        known = MappingProxyType(
+            {
+                TaskService: self.task_service,
+                StepFunctionService: self.step_function_service,
+                Settings: self.settings,
+                TaskModule: self,
+            }
+        )
+        if isinstance(handlers, (str, type)) or not isinstance(handlers, Iterable):
+            raise WiringError(f"providers: {handlers!r} is no list; give a list of classes, instances or callables")
+        if factory is not None:
+            self._registry.factory = _task_factory(providers_.build(factory, known, self))
+        event_factories = [] if event_factory is None else [event_factory]
+        for provider in handlers:
+            if isinstance(provider, type) and is_event_factory(provider):
+                event_factories.append(provider)
+            else:
+                self._registry.add_handler(providers_.build(provider, known, self))
+        if len(event_factories) > 1:
+            raise WiringError(f"there can be one event factory, but {len(event_factories)} are given")
+        if event_factories:
+            made = providers_.build(event_factories[0], known, self)
+            if not isinstance(made, EventFactory):
+                raise WiringError(
+                    f"event_factory: {type(made).__qualname__} is no EventFactory; derive it from EventFactoryAddedTask"
+                )
+            self._registry.event_factory = made
+
+    def task(self, task_type: str, *, retry: Retry | None = None, timeout: float | None = None) -> "_SingleDecorator":
+        """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
+
+        *retry* (default: `Settings.retry`), *timeout*: seconds per attempt. Raises: WiringError when the type has a
+        handler already; InvalidInput, InvalidType.
+        """
+        policy = TypePolicy(retry=self._retry(retry), timeout=_timeout(timeout))
+        return _SingleDecorator(self, model.task_type(task_type), policy)
+
+    def step_function_task(
+        self,
+        task_type: str,
+        *,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        max_concurrency: int = 40,
+        chunk_size: int | None = None,
+        chunk_concurrency: int = 1,
+        tolerated_failure_percentage: float = 0,
+    ) -> "_FanOutDecorator":
+        """Decorate the function that handles one sub-task of fan-outs of *task_type*.
+
+        *max_concurrency*: sub-tasks that run at the same time, over all workers; *chunk_size*: sub-tasks that one worker
+        claims together (default: 1 up to 100 inputs, then ceil(n / 100), at most 100); *chunk_concurrency*: how many of
+        a chunk run at the same time; *tolerated_failure_percentage*: up to how many percent of failed sub-tasks the
+        whole still counts as COMPLETED. Raises: as `task`.
+        """
+        check_fan_out_options(chunk_size, chunk_concurrency, max_concurrency, tolerated_failure_percentage)
+        policy = TypePolicy(
+            retry=self._retry(retry),
+            timeout=_timeout(timeout),
+            chunk_size=chunk_size,
+            chunk_concurrency=chunk_concurrency,
+            max_concurrency=max_concurrency,
+            tolerated_failure_percentage=tolerated_failure_percentage,
+        )
+        return _FanOutDecorator(self, model.task_type(task_type), policy)
+
+    def worker(
+        self, *, concurrency: int = 8, task_types: Iterable[str] | None = None, grace: float | None = None
+    ) -> Worker:
+        """A worker for `async with`, in the running event loop.
+
+        *concurrency*: handlers at a time; *task_types* narrows what it takes; *grace*: seconds that running handlers
+        have at the end (default: `Settings.grace_seconds`). Raises: WiringError when the module handles nothing.
+        """
+        whole_number(concurrency, "concurrency", low=1, high=MAX_CONCURRENCY)
+        seconds = self.settings.grace_seconds if grace is None else number(grace, "grace", low=0, high=86400)
+        if isinstance(task_types, str):
+            raise InvalidType("task_types", f"{task_types!r} is a string", "give a list of task types")
+        return Worker(
+            self._backend,
+            self._registry,
+            concurrency=concurrency,
+            task_types=None if task_types is None else frozenset(model.task_type(item) for item in task_types),
+            lease=timedelta(seconds=self.settings.lease_seconds),
+            grace=timedelta(seconds=seconds),
+        )
+
+    def close(self) -> None:
+        """Give back files and threads. Optional: nothing keeps a process alive, and the next use opens them again."""
+        self.sync.close()
+        self._backend.close()
+
+    async def aclose(self) -> None:
+        """`close` for event loops."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def define(self, kind: Kind, task_type: str, function: Callable[..., Any], policy: TypePolicy) -> None:
+        """What the decorators do. Raises: WiringError."""
+        if not callable(function) or isinstance(function, type):
+            raise WiringError(f"task type {task_type!r}: {function!r} is no function that takes an event")
+        try:
+            inspect.signature(function).bind(object())
+        except TypeError as error:
+            raise WiringError(
+                f"task type {task_type!r}: {getattr(function, '__qualname__', function)} must take one argument, the event: "
+                f"{error}"
+            ) from error
+        self._registry.define(kind, task_type, Definition(function=function, policy=policy))
+
+    def _retry(self, retry: Retry | None) -> Retry | None:
+        if retry is not None and not isinstance(retry, Retry):
+            raise InvalidType("retry", f"{retry!r} is no Retry", "give taskloom.Retry(...) or None")
+        return self.settings.retry if retry is None else retry
+
+
+class _SingleDecorator:
+    def __init__(self, module: TaskModule, task_type: str, policy: TypePolicy) -> None:
+        self._module, self._task_type, self._policy = module, task_type, policy
+
+    def __call__(self, function: Callable[P, ResultT]) -> SingleTaskFunction[P, ResultT]:
+        self._module.define(Kind.TASK, self._task_type, function, self._policy)
+        return SingleTaskFunction(self._module.task_service, function, self._task_type)
+
+
+class _FanOutDecorator:
+    def __init__(self, module: TaskModule, task_type: str, policy: TypePolicy) -> None:
+        self._module, self._task_type, self._policy = module, task_type, policy
+
+    def __call__(self, function: Callable[P, ResultT]) -> FanOutFunction[P, ResultT]:
+        self._module.define(Kind.SFN_TASK, self._task_type, function, self._policy)
+        return FanOutFunction(self._module.task_service, function, self._task_type)
+
+
+def _backend(settings: Settings, clock: Clock, ids: Ids) -> Backend:
+    from taskloom.embedded.backend import embedded_backend  # noqa: PLC0415 - sqlite3 only where it is used
+
+    return embedded_backend(Path(settings.database).absolute(), settings.synchronous, clock, ids)
+
+
+def _task_factory(factory: object) -> object:
+    if not isinstance(factory, (TransformsTask, TransformsStepFunctionTask)):
+        raise WiringError(
+            f"task_queue_event_factory: {type(factory).__qualname__} has neither transform_task nor "
+            "transform_step_function_task; define what your tasks need"
+        )
+    return factory
+
+
+def _timeout(timeout: float | None) -> float | None:
+    return None if timeout is None else number(timeout, "timeout", low=0.001, high=MAX_TIMEOUT)

@@ -1,0 +1,369 @@
+"""What the core asks of the outside. The docstrings are the contracts; `tests/contract` holds every backend to them.
+
+All methods may be called from any event loop and any thread. Every method may raise StoreError; with `retryable` the
+same call may be made again. A call that raises StoreError may nevertheless have been carried out: its answer was lost.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from taskloom.lifecycle import Change, Refused, Standing, Written
+from taskloom.model import Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
+from taskloom.values import EncodedJson, Json
+
+
+class Clock(Protocol):
+    """Time: the only source of it for the core."""
+
+    def now(self) -> datetime:
+        """The instant, aware UTC, whole milliseconds."""
+
+    async def wait(self, event: asyncio.Event, until: datetime | None) -> bool:
+        """Wait until *event* is set or the time is *until* (None: never); whether the event is set."""
+
+
+class Ids(Protocol):
+    """Identifiers: the only source of randomness for the core's names."""
+
+    def code(self, now: datetime) -> str:
+        """A new ULID of the instant *now*; greater than every one given before by this object."""
+
+    def token(self) -> str:
+        """A new random value: at least 80 bits, 1 to 64 letters and digits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTaskRow:
+    """A top-level task to be stored: the entity, and its input as text (or the reference to it)."""
+
+    entity: TaskEntity
+    input: EncodedJson | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuery:
+    """Which top-level tasks of one tenant to list."""
+
+    tenant_code: TenantCode
+    kind: Kind
+    status: TaskStatus | None = None
+    task_type: str | None = None
+    newest_first: bool = True
+    after: TaskCode | None = None
+    """Go on behind this code."""
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRow:
+    """The end of one chunk in one run: written when every sub-task of its range is terminal."""
+
+    parent: TaskKey
+    run: int
+    chunk: int
+    succeeded: int
+    failed: int
+
+
+class TaskStore(Protocol):
+    """Where tasks, sub-tasks and chunk rows are kept.
+
+    Sub-tasks come back without what only their parent knows: `input`, `name`, `request_id`, `created_by`, `created_ip`.
+    """
+
+    async def create(self, rows: Sequence[NewTaskRow]) -> None:
+        """Store new top-level tasks durably; each that has `dispatch` will come through the change stream (rule 1).
+
+        Atomic per task: task and stream record are one write. Keys must be new. When it raises, some may be stored.
+        """
+
+    async def update(self, change: Change) -> Written | Refused:
+        """Carry out *change* if its guard holds; one durable, atomic write, history included (rules 2 and 5).
+
+        `version` grows by one. A change that sets `dispatch` on a top-level task also puts it on the change stream, in
+        the same write. A guard `absent` creates the sub-task. Refused says how the task stands, read no earlier than
+        the refusal.
+        """
+
+    async def update_many(self, changes: Sequence[Change]) -> Sequence[Written | Refused]:
+        """Like `update` for each of *changes*, in their order: one is durable before, or together with, its successor.
+
+        Not atomic together.
+        """
+
+    async def get(self, key: TaskKey) -> TaskEntity | None:
+        """The task or stored sub-task *key*; sees every write that was answered before the call."""
+
+    async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity], TaskCode | None]:
+        """At most `limit` matching tasks in the order of their codes, and where to go on (None: there are no more)."""
+
+    async def list_sub_tasks(self, parent: TaskKey, indexes: range) -> Sequence[TaskEntity]:
+        """The stored sub-tasks of *parent* with these indexes (consecutive), in index order."""
+
+    async def put_chunk(self, row: ChunkRow) -> bool:
+        """Store the end of a chunk; whether it was the first time (a repeat changes nothing). Durable."""
+
+    async def list_chunks(self, parent: TaskKey, run: int) -> Sequence[ChunkRow]:
+        """All chunk rows of this run of the fan-out, in chunk order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRecord:
+    """A committed write after which a task needs a message."""
+
+    sequence: int
+    event_id: str
+    event_name: str
+    """INSERT or MODIFY."""
+    image: TaskEntity
+    """The task, no older than that write."""
+    failures: int
+    """How often the record was returned with `StreamFailure`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskMessage:
+    """Tells a worker that a task needs it."""
+
+    event_id: str
+    key: TaskKey
+    kind: Kind
+    task_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFailure:
+    """A record that could not be dispatched."""
+
+    sequence: int
+    reason: str
+    retry_at: datetime | None
+    """When to take it again; None puts it with the dead letters."""
+
+
+class ChangeStream(Protocol):
+    """The change stream of the task table, for backends in which a worker pulls it (on AWS Lambda is pushed).
+
+    Only records of top-level tasks that carry `dispatch` come through.
+    """
+
+    async def take(self, limit: int, *, again_at: datetime) -> Sequence[StreamRecord]:
+        """At most *limit* records in the order of their writes; nobody else gets them before *again_at*.
+
+        A record whose task has lost its `dispatch` meanwhile needs no message any more: it is dropped here.
+        """
+
+    async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:
+        """Remove the records *done*, send the message beside each, keep *failures* for later: all in one write (rule 1).
+
+        A record that somebody else has settled since sends nothing, so each record becomes at most one message.
+        """
+
+    async def next_due(self) -> datetime | None:
+        """From when on `take` would return something; None while there is nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Proves a delivery; worth nothing once the message was delivered again."""
+
+    id: int | str
+    count: int
+
+
+class MessageKind(StrEnum):
+    """What a message asks for."""
+
+    TASK = "task"
+    """Run a task, or start a fan-out."""
+    CHUNK = "chunk"
+    """A step of an execution: run a chunk."""
+    COLLECT = "collect"
+    """A step of an execution: which chunks have something left?"""
+    FINALIZE = "finalize"
+    """A step of an execution: end the fan-out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A message in the hands of one worker until its visibility ends."""
+
+    receipt: Receipt
+    kind: MessageKind
+    message_id: str
+    event_id: str
+    key: TaskKey
+    """The task; of a step the step function task."""
+    task_kind: Kind
+    task_type: str
+    run: int = 1
+    chunk: int | None = None
+    standing: Standing | None = None
+    """How the task stood when the message was received; None where the backend does not know, or it is gone."""
+    received: int = 1
+    """Which delivery of this message it is, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Which messages a worker takes."""
+
+    tasks: frozenset[str] | None
+    """Task types of single tasks; None: all."""
+    fan_outs: frozenset[str] | None
+    """Task types of step function tasks; None: all."""
+
+
+class Queue(Protocol):
+    """The task queue: a message is a hint that may come twice, late or out of order (rule 4)."""
+
+    async def receive(self, served: Served, limit: int, *, visible_at: datetime) -> Sequence[Delivery]:
+        """At most *limit* due messages, oldest first; nobody else gets them before *visible_at*."""
+
+    async def delete(self, receipt: Receipt) -> None:
+        """The message is done with. Does nothing when it was delivered again."""
+
+    async def release(self, receipt: Receipt, at: datetime) -> None:
+        """Deliver the message again, not before *at*. Does nothing when it was delivered again."""
+
+    async def extend(self, receipts: Sequence[Receipt], visible_at: datetime) -> None:
+        """Keep these deliveries until *visible_at*. Does nothing to those that were delivered again."""
+
+    async def next_due(self, served: Served) -> datetime | None:
+        """From when on `receive` would return something; None while there is nothing."""
+
+
+class ExecutionStatus(StrEnum):
+    """Where an execution stands, in the words of Step Functions."""
+
+    PENDING = "PENDING"
+    """Not started yet: the step function task waits for a worker."""
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    ABORTED = "ABORTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionInput:
+    """What an execution is started with: names and numbers only, however large the fan-out (rule 6)."""
+
+    key: TaskKey
+    run: int
+    chunks: int
+    """Chunk numbers go from 0 to this, exclusive; at most 10,000."""
+    at_once: int
+    """Chunks that may run at the same time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """One execution of the state machine."""
+
+    arn: str
+    name: str
+    status: ExecutionStatus
+    input: ExecutionInput | None
+    """None while PENDING."""
+    started_at: datetime | None
+    stopped_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """What a step of an execution came to."""
+
+    again_at: datetime | None = None
+    """Of a chunk with something left: when to look at it again; None: it is done."""
+    left: Sequence[int] = ()
+    """Of a collect: the chunks with something left."""
+
+
+class StateMachine(Protocol):
+    """The state machine that runs fan-outs: Map over chunks → Collect → Wait → Map again … → Finalize."""
+
+    def arn(self, name: str) -> str:
+        """The ARN that an execution of this name has, or will have."""
+
+    async def start(self, name: str, input: ExecutionInput) -> Execution:
+        """Start the execution *name*, durably; if there is one of that name already, it comes back unchanged."""
+
+    async def describe(self, arn: str) -> Execution | None:
+        """The execution; PENDING when a step function task names this ARN but has not started it; None for any other."""
+
+    async def report(self, delivery: Delivery, outcome: StepOutcome) -> None:
+        """The step *delivery* is done: settle its message and go on to the next step, in one durable write.
+
+        For backends whose steps a worker pulls (on AWS it is what the Lambda function returns). Does nothing when the
+        message was delivered again.
+        """
+
+    async def resume(self, task_token: str, output: Json) -> None:
+        """Hand *output* to the step that waits for *task_token*. Raises: TaskTokenNotFound."""
+
+
+class ItemWriter(Protocol):
+    """Takes the items of one fan-out, in order, while they are produced."""
+
+    async def add(self, items: Sequence[EncodedJson]) -> None:
+        """Store the next items."""
+
+    async def close(self) -> str:
+        """All were given: the payload reference under which they are found."""
+
+    async def discard(self) -> None:
+        """Remove what was stored: nothing will ever refer to it."""
+
+
+class PayloadStore(Protocol):
+    """Where inputs and results lie that are too large for the row of their task."""
+
+    @property
+    def inline_limit(self) -> int:
+        """Up to how many bytes of UTF-8 a value belongs into the row itself."""
+
+    async def put(self, name: str, text: EncodedJson) -> str:
+        """Store *text*; the reference to it. The same name replaces: put the fence into it."""
+
+    async def get(self, reference: str) -> EncodedJson:
+        """What was stored. Raises: StoreCorrupt when it is gone."""
+
+    def items(self, name: str) -> ItemWriter:
+        """A writer for the items of a fan-out."""
+
+    async def read_items(self, reference: str, indexes: range) -> Sequence[EncodedJson]:
+        """The items with these indexes (consecutive); costs no more for a large list than for a small one."""
+
+
+class Signals(Protocol):
+    """Wake-ups. A signal may be lost, late or needless: whoever waits for one also looks by itself now and then."""
+
+    def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback*, from any thread, whenever there may be new work; returns what ends it."""
+
+    def on_change(self, code: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback*, from any thread, whenever the task *code* may have ended; returns what ends it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """All ports of one place where tasks live."""
+
+    clock: Clock
+    ids: Ids
+    store: TaskStore
+    stream: ChangeStream
+    queue: Queue
+    machine: StateMachine
+    payloads: PayloadStore
+    signals: Signals
+    stream_arn: str
+    """ARN of the change stream, as it stands in the records."""
+    queue_arn: str
+    """ARN of the task queue, as it stands in the records."""
+    close: Callable[[], None]
+    """Give back files, threads and connections; the next use opens them again."""

@@ -1,0 +1,247 @@
+"""The stored form of a task: a JSON object with the original's camelCase names. The only border where names turn."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from taskloom.clock import from_milliseconds, to_milliseconds
+from taskloom.errors import InvalidInput
+from taskloom.model import (
+    Failure,
+    FanOut,
+    HistoryEntry,
+    Kind,
+    Progress,
+    TaskAttributes,
+    TaskEntity,
+    TaskKey,
+    TaskStatus,
+)
+
+PK: Final = "pk"
+SK: Final = "sk"
+
+_OPTIONAL_TEXT: Final = {
+    "requestId": "request_id",
+    "createdBy": "created_by",
+    "updatedBy": "updated_by",
+    "createdIp": "created_ip",
+    "updatedIp": "updated_ip",
+    "claimId": "claim_id",
+    "dispatch": "dispatch",
+    "executionArn": "execution_arn",
+    "inputRef": "input_ref",
+}
+_OPTIONAL_TIMES: Final = {
+    "leaseUntil": "lease_until",
+    "nextAttemptAt": "next_attempt_at",
+    "startedAt": "started_at",
+    "finishedAt": "finished_at",
+}
+
+
+def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
+    """*task* as it is stored and shown: JSON values only, absent where there is no value."""
+    item: dict[str, Any] = {
+        "id": task.id,
+        PK: task.pk,
+        SK: task.sk,
+        "version": task.version,
+        "code": task.code,
+        "type": task.task_type,
+        "name": task.name,
+        "tenantCode": task.tenant_code,
+        "status": str(task.status),
+        "createdAt": time_text(task.created_at),
+        "updatedAt": time_text(task.updated_at),
+        "run": task.run,
+        "attempt": task.attempt,
+        "fence": task.fence,
+        "history": [_entry_item(entry) for entry in task.history],
+    }
+    if task.input_ref is None and not (task.kind is Kind.SFN_TASK and task.input is None):
+        item["input"] = task.input
+    for name, attribute in _OPTIONAL_TEXT.items():
+        value = getattr(task, attribute)
+        if value is not None:
+            item[name] = value
+    for name, attribute in _OPTIONAL_TIMES.items():
+        value = getattr(task, attribute)
+        if value is not None:
+            item[name] = time_text(value)
+    attributes = _attributes_item(task)
+    if attributes:
+        item["attributes"] = attributes
+    if task.progress is not None:
+        item["progress"] = progress_item(task.progress)
+    if task.fan_out is not None:
+        item["fanOut"] = fan_out_item(task.fan_out)
+    return item
+
+
+def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
+    """The task of a stored *item*; tolerant of what the TypeScript original stored.
+
+    Raises: InvalidInput when it is no task.
+    """
+    try:
+        key = TaskKey(item[PK], item[SK])
+        parts = key.parts
+        created = parse_time(item["createdAt"])
+        return TaskEntity(
+            key=key,
+            kind=parts.kind,
+            code=item.get("code", parts.code),
+            task_type=item.get("type", parts.task_type),
+            name=item.get("name", parts.task_type),
+            tenant_code=item.get("tenantCode", parts.tenant_code),
+            status=TaskStatus(item["status"]),
+            version=int(item.get("version", 0)),
+            input=item.get("input"),
+            index=parts.index,
+            attributes=_attributes(item.get("attributes") or {}),
+            created_at=created,
+            updated_at=parse_time(item["updatedAt"]) if item.get("updatedAt") else created,
+            run=int(item.get("run", 1)),
+            attempt=int(item.get("attempt", 0)),
+            fence=int(item.get("fence", 0)),
+            progress=progress_of(item.get("progress")),
+            fan_out=fan_out_of(item.get("fanOut")),
+            history=tuple(_entry(entry) for entry in item.get("history", ())),
+            **{attribute: item.get(name) for name, attribute in _OPTIONAL_TEXT.items()},
+            **{
+                attribute: parse_time(item[name]) if item.get(name) else None
+                for name, attribute in _OPTIONAL_TIMES.items()
+            },
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InvalidInput("item", f"is no stored task: {error!r}", "pass the item as the table holds it") from error
+
+
+def time_text(instant: datetime) -> str:
+    """ISO 8601, UTC, milliseconds: `2026-05-01T12:00:00.123Z`."""
+    return from_milliseconds(to_milliseconds(instant)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """The instant of an ISO 8601 *text* with a zone, in UTC, cut to milliseconds."""
+    return from_milliseconds(to_milliseconds(datetime.fromisoformat(text)))
+
+
+def progress_item(progress: Progress) -> dict[str, Any]:
+    """The stored form of a progress."""
+    item = {"done": progress.done, "total": progress.total, "message": progress.message}
+    return {name: value for name, value in item.items() if value is not None}
+
+
+def progress_of(item: Mapping[str, Any] | None) -> Progress | None:
+    """The progress of its stored form."""
+    if item is None:
+        return None
+    return Progress(done=item["done"], total=item.get("total"), message=item.get("message"))
+
+
+def fan_out_item(plan: FanOut) -> dict[str, Any]:
+    """The stored form of a fan-out's plan."""
+    return {
+        "chunkSize": plan.chunk_size,
+        "chunkConcurrency": plan.chunk_concurrency,
+        "maxConcurrency": plan.max_concurrency,
+        "toleratedFailurePercentage": plan.tolerated_failure_percentage,
+    }
+
+
+def fan_out_of(item: Mapping[str, Any] | None) -> FanOut | None:
+    """The plan of its stored form."""
+    if item is None:
+        return None
+    return FanOut(
+        chunk_size=item["chunkSize"],
+        chunk_concurrency=item["chunkConcurrency"],
+        max_concurrency=item["maxConcurrency"],
+        tolerated_failure_percentage=item["toleratedFailurePercentage"],
+    )
+
+
+def failure_item(failure: Failure) -> dict[str, Any]:
+    """The stored form of an error."""
+    item: dict[str, Any] = {"type": failure.type, "message": failure.message, "attempt": failure.attempt}
+    if failure.traceback is not None:
+        item["traceback"] = failure.traceback
+    if failure.will_retry:
+        item["willRetry"] = True
+    return item
+
+
+def failure_of(item: object) -> Failure | None:
+    """The error of its stored form; the original stored any value, or a bare text."""
+    if item is None:
+        return None
+    if not isinstance(item, Mapping):
+        return Failure(type="Error", message=str(item))
+    return Failure(
+        type=str(item.get("type", "Error")),
+        message=str(item.get("message", "")) or "(no message was stored)",
+        traceback=item.get("traceback"),
+        attempt=int(item.get("attempt", 0)),
+        will_retry=bool(item.get("willRetry", False)),
+    )
+
+
+def _attributes_item(task: TaskEntity[Any]) -> dict[str, Any]:
+    attributes = task.attributes
+    item: dict[str, Any] = {}
+    if attributes.results is not None:
+        item["result"] = attributes.results
+    if attributes.result_ref is not None:
+        item["resultRef"] = attributes.result_ref
+    if attributes.error is not None:
+        item["error"] = failure_item(attributes.error)
+    if attributes.sub_task_count is not None:
+        item["subTaskCount"] = attributes.sub_task_count
+        item["subTaskSucceedCount"] = attributes.sub_task_succeed_count
+        item["subTaskFailedCount"] = attributes.sub_task_failed_count
+        item["subTaskRunningCount"] = attributes.sub_task_running_count
+    return item
+
+
+def _attributes(item: Mapping[str, Any]) -> TaskAttributes:
+    return TaskAttributes(
+        results=_results(item.get("result")),
+        result_ref=item.get("resultRef"),
+        error=failure_of(item.get("error")),
+        sub_task_count=item.get("subTaskCount"),
+        sub_task_succeed_count=item.get("subTaskSucceedCount", 0),
+        sub_task_failed_count=item.get("subTaskFailedCount", 0),
+    )
+
+
+def _results(value: Any) -> Sequence[Sequence[Any]] | None:
+    if value is None:
+        return None
+    return value if isinstance(value, list) and all(isinstance(inner, list) for inner in value) else [[value]]
+
+
+def _entry_item(entry: HistoryEntry) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "at": time_text(entry.at),
+        "status": str(entry.status),
+        "run": entry.run,
+        "attempt": entry.attempt,
+    }
+    if entry.reason is not None:
+        item["reason"] = entry.reason
+    if entry.by is not None:
+        item["by"] = entry.by
+    return item
+
+
+def _entry(item: Mapping[str, Any]) -> HistoryEntry:
+    return HistoryEntry(
+        at=parse_time(item["at"]),
+        status=TaskStatus(item["status"]),
+        run=int(item["run"]),
+        attempt=int(item["attempt"]),
+        reason=item.get("reason"),
+        by=item.get("by"),
+    )

@@ -1,0 +1,79 @@
+"""One object that configures a module."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from taskloom.errors import InvalidInput, InvalidType
+from taskloom.policy import Retry, number
+
+PREFIX: Final = "TASKLOOM_"
+
+BackendName = Literal["embedded"]
+Synchronous = Literal["FULL", "NORMAL"]
+
+
+def _from_environment(name: str, default: Any, parse: Callable[[str], Any] = str) -> Any:
+    """A field whose default is the environment variable `TASKLOOM_<NAME>`, read when a `Settings` is made."""
+
+    def read() -> Any:
+        variable = PREFIX + name.upper()
+        text = os.environ.get(variable)
+        if text is None:
+            return default
+        try:
+            return parse(text)
+        except (ValueError, TypeError) as error:
+            raise InvalidInput(variable, f"{text!r} cannot be read: {error}", "correct or unset it") from error
+
+    return field(default_factory=read)
+
+
+def _retry(text: str) -> Retry:
+    options = json.loads(text)
+    if isinstance(options, int):
+        options = {"max_attempts": options}
+    if not isinstance(options, dict):
+        raise ValueError('give a number of attempts, or an object as {"max_attempts": 5, "initial": 2}')
+    return Retry(**options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a module works. Each field also comes from `TASKLOOM_<FIELD>`; explicit values win.
+
+    Raises: InvalidInput or InvalidType naming the field or the variable.
+    """
+
+    backend: BackendName = _from_environment("backend", "embedded")
+    """Where tasks live."""
+    database: str | Path = _from_environment("database", "taskloom.db")
+    """Embedded: the SQLite file; made when missing. Files that end with -wal, -shm and -wake beside it belong to it."""
+    synchronous: Synchronous = _from_environment("synchronous", "FULL")
+    """Embedded: FULL survives a power cut; NORMAL survives any crash of programs, but may lose the last commits when the
+    power goes, and is faster (source: SQLite documentation, "PRAGMA synchronous")."""
+    lease_seconds: float = _from_environment("lease_seconds", 60.0, float)
+    """How long a claim holds unless it is renewed (a worker renews three times per lease): the longest time that a task
+    of a killed worker waits."""
+    grace_seconds: float = _from_environment("grace_seconds", 30.0, float)
+    """How long a worker that is asked to stop lets running handlers finish."""
+    retry: Retry | None = _from_environment("retry", None, _retry)
+    """For task types without a policy of their own; None: the first exception is final."""
+
+    def __post_init__(self) -> None:
+        _one_of(self.backend, "backend", get_args(BackendName))
+        _one_of(self.synchronous, "synchronous", get_args(Synchronous))
+        if not isinstance(self.database, (str, os.PathLike)) or not str(self.database):
+            raise InvalidType("database", f"{self.database!r} is no path", "give the path of a file")
+        number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
+        number(self.grace_seconds, "grace_seconds", low=0, high=86400)
+        if self.retry is not None and not isinstance(self.retry, Retry):
+            raise InvalidType("retry", f"{self.retry!r} is no Retry", "give taskloom.Retry(...) or None")
+
+
+def _one_of(value: object, field: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInput(field, f"{value!r} is not known", f"give {' or '.join(repr(item) for item in allowed)}")
