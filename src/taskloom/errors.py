@@ -32,7 +32,7 @@ class TaskloomError(Exception):
 class InvalidInput(TaskloomError, ValueError):
     """A value given by the caller is refused before anything is written.
 
-    *field* is the path of the value (`input.items[3].price`), *problem* says what is wrong with it, *remedy* what to do.
+    *field* is the path of the value (`input.items[3].price`), *problem* what is wrong with it, *remedy* what to do.
     """
 
     def __init__(self, field: str, problem: str, remedy: str = "") -> None:
@@ -113,7 +113,7 @@ class StoreCorrupt(StoreError):
     """The file is no Taskloom database, or is damaged."""
 
 
-class RetryAfter(Exception):  # noqa: N818 - a signal, named for what the handler asks for
+class RetryAfter(Exception):
     """Raised by a handler: try again in *seconds*, whatever the backoff says; counts as an attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
@@ -123,5 +123,5 @@ class RetryAfter(Exception):  # noqa: N818 - a signal, named for what the handle
         super().__init__(reason or f"the handler asked to be tried again in {seconds:g} s")
 
 
-class GiveUp(Exception):  # noqa: N818 - see RetryAfter
+class GiveUp(Exception):
     """Raised by a handler: this task failed for good, no further attempt helps."""

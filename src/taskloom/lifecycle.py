@@ -302,7 +302,7 @@ def waits_for_retry(
     by: str,
     claim_id: str,
 ) -> Change:
-    """The claimed *task* failed and is tried again at *at*; its message comes again by then, so no dispatch is needed."""
+    """The claimed *task* failed and is tried again at *at*; its message comes again then, so it needs no dispatch."""
     status = NEXT[IN_PROGRESS, Trigger.RETRY]
     patch: Patch = {
         "status": status,
@@ -396,7 +396,7 @@ def rejected_fan_out(parent: TaskEntity, failure: Failure, *, now: datetime, by:
 
 
 def is_mine(change: Change, refused: Refused) -> bool:
-    """Whether the refused *change* had been carried out before: its answer was lost, and a driver repeated it (rule 2)."""
+    """Whether the refused *change* was carried out before: its answer was lost, and a driver repeated it (rule 2)."""
     claim_id = change.patch.get("claim_id")
     return claim_id is not None and refused.current is not None and refused.current.claim_id == claim_id
 

@@ -316,7 +316,7 @@ class TaskEntity(Generic[InputT]):
     version: int = 0
     """Grows with every write, so equal versions mean equal tasks."""
     input: InputT
-    """What the task was created with. Of a fan-out that is too large for the parent's row None: see `iter_sub_tasks`."""
+    """What the task was created with; None where a fan-out has too much for its row: see `iter_sub_tasks`."""
     input_ref: str | None = None
     """Where the input lies when it is too large for the task's own row."""
     index: int | None = None

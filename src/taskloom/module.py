@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
-from taskloom import model, providers as providers_
+from taskloom import model
+from taskloom import providers as providers_
 from taskloom.clock import SystemClock
 from taskloom.errors import InvalidType, WiringError
 from taskloom.events.factory import (
@@ -126,7 +127,8 @@ class TaskModule:
         """A module of these handlers and factories.
 
         *task_queue_event_factory* turns tasks into events, *providers* hold the handlers of those events,
-        *event_factory* has its say on raw AWS events. Each is a class, an instance, or a callable that takes the module.
+        *event_factory* has its say on raw AWS events. Each is a class, an instance, or a callable that takes the
+        module.
         Constructor parameters of classes that are annotated `TaskService`, `StepFunctionService`, `Settings` or
         `TaskModule` are filled in. *clock* and *ids* are for tests.
         Raises: WiringError, InvalidInput; at once, not when the first task runs.
@@ -191,10 +193,10 @@ class TaskModule:
     ) -> "_FanOutDecorator":
         """Decorate the function that handles one sub-task of fan-outs of *task_type*.
 
-        *max_concurrency*: sub-tasks that run at the same time, over all workers; *chunk_size*: sub-tasks that one worker
-        claims together (default: 1 up to 100 inputs, then ceil(n / 100), at most 100); *chunk_concurrency*: how many of
-        a chunk run at the same time; *tolerated_failure_percentage*: up to how many percent of failed sub-tasks the
-        whole still counts as COMPLETED. Raises: as `task`.
+        *max_concurrency*: sub-tasks that run at the same time, over all workers; *chunk_size*: sub-tasks that one
+        worker claims together (default: 1 up to 100 inputs, then ceil(n / 100), at most 100); *chunk_concurrency*: how
+        many of a chunk run at the same time; *tolerated_failure_percentage*: up to how many percent of failed
+        sub-tasks the whole still counts as COMPLETED. Raises: as `task`.
         """
         check_fan_out_options(chunk_size, chunk_concurrency, max_concurrency, tolerated_failure_percentage)
         policy = TypePolicy(
@@ -245,8 +247,8 @@ class TaskModule:
             inspect.signature(function).bind(object())
         except TypeError as error:
             raise WiringError(
-                f"task type {task_type!r}: {getattr(function, '__qualname__', function)} must take one argument, the event: "
-                f"{error}"
+                f"task type {task_type!r}: {getattr(function, '__qualname__', function)} must take one argument, "
+                f"the event: {error}"
             ) from error
         self._registry.define(kind, task_type, Definition(function=function, policy=policy))
 
@@ -275,7 +277,7 @@ class _FanOutDecorator:
 
 
 def _backend(settings: Settings, clock: Clock, ids: Ids) -> Backend:
-    from taskloom.embedded.backend import embedded_backend  # noqa: PLC0415 - sqlite3 only where it is used
+    from taskloom.embedded.backend import embedded_backend  # only where it is used
 
     return embedded_backend(Path(settings.database).absolute(), settings.synchronous, clock, ids)
 

@@ -23,9 +23,9 @@ MAX_LOST_LEASES: Final = 3
 class Retry:
     """Try a failed attempt again, after a growing, random delay.
 
-    The delay before attempt n + 1 is drawn evenly from 0 to min(*maximum*, *initial* · *multiplier*^(n-1)) seconds ("full
-    jitter"; source: AWS Architecture Blog, Marc Brooker, "Exponential Backoff And Jitter", 2015); without *jitter* it is
-    that upper bound itself. Raises: InvalidInput naming the argument.
+    The delay before attempt n + 1 is drawn evenly from 0 to min(*maximum*, *initial* · *multiplier*^(n-1)) seconds
+    ("full jitter"; source: AWS Architecture Blog, Marc Brooker, "Exponential Backoff And Jitter", 2015); without
+    *jitter* it is that upper bound itself. Raises: InvalidInput naming the argument.
     """
 
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
@@ -90,8 +90,8 @@ def fan_out_plan(
 ) -> FanOut:
     """How *count* sub-tasks are cut into chunks.
 
-    Without *chunk_size*: 1 up to 100 inputs, so that each is on its own, then ceil(count / 100), at most 100. Either way
-    more where there would be over 10,000 chunks otherwise.
+    Without *chunk_size*: 1 up to 100 inputs, so that each is on its own, then ceil(count / 100), at most 100. Either
+    way more where there would be over 10,000 chunks otherwise.
     """
     if chunk_size is None:
         chunk_size = 1 if count <= 100 else min(MAX_DEFAULT_CHUNK, math.ceil(count / 100))

@@ -158,7 +158,7 @@ class ChangeStream(Protocol):
         """
 
     async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:
-        """Remove the records *done*, send the message beside each, keep *failures* for later: all in one write (rule 1).
+        """Remove the records *done*, send the message beside each, keep *failures* for later: one write (rule 1).
 
         A record that somebody else has settled since sends nothing, so each record becomes at most one message.
         """
@@ -293,7 +293,7 @@ class StateMachine(Protocol):
         """Start the execution *name*, durably; if there is one of that name already, it comes back unchanged."""
 
     async def describe(self, arn: str) -> Execution | None:
-        """The execution; PENDING when a step function task names this ARN but has not started it; None for any other."""
+        """The execution; PENDING when a step function task names this ARN but has not started it; else None."""
 
     async def report(self, delivery: Delivery, outcome: StepOutcome) -> None:
         """The step *delivery* is done: settle its message and go on to the next step, in one durable write.

@@ -30,10 +30,11 @@ def _is_factory(provider: object) -> bool:
 
 
 def _arguments(cls: type, known: Mapping[type, object]) -> dict[str, object]:
-    if cls.__init__ is object.__init__:
+    constructor = inspect.getattr_static(cls, "__init__")
+    if constructor is object.__init__:
         return {}
     try:
-        hints = typing.get_type_hints(cls.__init__)
+        hints = typing.get_type_hints(constructor)
     except NameError as error:
         raise WiringError(
             f"{cls.__qualname__}.__init__: {error}; import the annotated type at run time, not only for type checkers"
@@ -54,6 +55,6 @@ def _unfillable(cls: type, name: str, hint: Any, known: Mapping[type, object]) -
     said = "has no annotation" if hint is None else f"is annotated {getattr(hint, '__name__', hint)}"
     names = ", ".join(sorted(type_.__name__ for type_ in known))
     return (
-        f"{cls.__qualname__}: the constructor parameter {name!r} {said} and cannot be filled in; annotate it with one of "
-        f"{names}, give it a default, or pass an instance"
+        f"{cls.__qualname__}: the constructor parameter {name!r} {said} and cannot be filled in; annotate it with one "
+        f"of {names}, give it a default, or pass an instance"
     )

@@ -108,14 +108,16 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             progress=progress_of(item.get("progress")),
             fan_out=fan_out_of(item.get("fanOut")),
             history=tuple(_entry(entry) for entry in item.get("history", ())),
-            **{attribute: item.get(name) for name, attribute in _OPTIONAL_TEXT.items()},
-            **{
-                attribute: parse_time(item[name]) if item.get(name) else None
-                for name, attribute in _OPTIONAL_TIMES.items()
-            },
+            **_optional(item),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidInput("item", f"is no stored task: {error!r}", "pass the item as the table holds it") from error
+
+
+def _optional(item: Mapping[str, Any]) -> dict[str, Any]:
+    values = {attribute: item.get(name) for name, attribute in _OPTIONAL_TEXT.items()}
+    times = {attribute: item.get(name) for name, attribute in _OPTIONAL_TIMES.items()}
+    return values | {attribute: parse_time(text) if text else None for attribute, text in times.items()}
 
 
 def time_text(instant: datetime) -> str:

@@ -6,7 +6,7 @@ import binascii
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from taskloom import model, payloads
 from taskloom.errors import InvalidInput, InvalidType, TaskNotFound
@@ -29,6 +29,7 @@ from taskloom.policy import number, whole_number
 from taskloom.ports import Backend, ItemWriter, NewTaskRow, TaskQuery
 from taskloom.values import EncodedJson, check_text, decode, encode
 
+CursorT = TypeVar("CursorT", str, int)
 Order: TypeAlias = Literal["asc", "desc"]
 TopKind: TypeAlias = Literal["TASK", "SFN_TASK"]
 
@@ -135,7 +136,7 @@ class TaskService:
         order: Order = "desc",
         cursor: str | None = None,
     ) -> Page[TaskEntity[Any]]:
-        """At most *limit* (1–1000) tasks of a tenant by the time of their creation, newest first unless *order* is "asc".
+        """At most *limit* (1–1000) tasks of a tenant in the order of their creation, newest first unless "asc".
 
         *type*: single tasks ("TASK") or the parents of fan-outs ("SFN_TASK"). Raises: InvalidInput, InvalidType.
         """
@@ -249,15 +250,13 @@ class TaskService:
         tenant = _tenant(new.tenant_code, context, path)
         type_ = model.task_type(new.task_type, f"{path}task_type")
         name = _name(new.name, type_, path)
-        text: EncodedJson | None = encode(new.input, f"{path}input")
+        text = encode(new.input, f"{path}input")
         now = self._backend.clock.now()
         code = self._backend.ids.code(now)
         key = TaskKey.single(tenant, type_, code)
-        own = decode(text)
         reference = None
         if _bytes(text) > self._backend.payloads.inline_limit:
             reference = await self._put(f"{key.pk}#{key.sk}/input", text)
-            text = None
         entity = _new_entity(
             key,
             Kind.TASK,
@@ -268,12 +267,12 @@ class TaskService:
             now=now,
             dispatch=self._backend.ids.token(),
             context=context,
-            input=own,
+            input=decode(text),
             input_ref=reference,
             attributes=TaskAttributes(),
             execution_arn=None,
         )
-        return NewTaskRow(entity=entity, input=text)
+        return NewTaskRow(entity=entity, input=None if reference else text)
 
     async def _put(self, name: str, text: EncodedJson) -> str:
         return await patiently(self._backend.clock, lambda: self._backend.payloads.put(name, text))
@@ -444,11 +443,11 @@ def _to_cursor(position: str | int) -> str:
     return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 
-def _from_cursor(cursor: str, kind: type) -> Any:
+def _from_cursor(cursor: str, kind: type[CursorT]) -> CursorT:
     try:
         position = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if type(position) is kind and (kind is str or position >= 0):
-            return position
     except (TypeError, ValueError, binascii.Error):
-        pass
-    raise InvalidInput("cursor", f"{cursor!r} is none of this list", "pass on the cursor of the page before")
+        position = None
+    if type(position) is not kind or (isinstance(position, int) and not 0 <= position < MAX_SUB_TASKS):
+        raise InvalidInput("cursor", f"{cursor!r} is none of this list", "pass on the cursor of the page before")
+    return position

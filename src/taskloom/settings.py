@@ -16,8 +16,8 @@ BackendName = Literal["embedded"]
 Synchronous = Literal["FULL", "NORMAL"]
 
 
-def _from_environment(name: str, default: Any, parse: Callable[[str], Any] = str) -> Any:
-    """A field whose default is the environment variable `TASKLOOM_<NAME>`, read when a `Settings` is made."""
+def _environment(name: str, default: Any, parse: Callable[[str], Any] = str) -> Callable[[], Any]:
+    """Reads the environment variable `TASKLOOM_<NAME>`, whenever a `Settings` is made without the field."""
 
     def read() -> Any:
         variable = PREFIX + name.upper()
@@ -29,7 +29,7 @@ def _from_environment(name: str, default: Any, parse: Callable[[str], Any] = str
         except (ValueError, TypeError) as error:
             raise InvalidInput(variable, f"{text!r} cannot be read: {error}", "correct or unset it") from error
 
-    return field(default_factory=read)
+    return read
 
 
 def _retry(text: str) -> Retry:
@@ -48,30 +48,38 @@ class Settings:
     Raises: InvalidInput or InvalidType naming the field or the variable.
     """
 
-    backend: BackendName = _from_environment("backend", "embedded")
+    backend: BackendName = field(default_factory=_environment("backend", "embedded"))
     """Where tasks live."""
-    database: str | Path = _from_environment("database", "taskloom.db")
+    database: str | Path = field(default_factory=_environment("database", "taskloom.db"))
     """Embedded: the SQLite file; made when missing. Files that end with -wal, -shm and -wake beside it belong to it."""
-    synchronous: Synchronous = _from_environment("synchronous", "FULL")
-    """Embedded: FULL survives a power cut; NORMAL survives any crash of programs, but may lose the last commits when the
-    power goes, and is faster (source: SQLite documentation, "PRAGMA synchronous")."""
-    lease_seconds: float = _from_environment("lease_seconds", 60.0, float)
+    synchronous: Synchronous = field(default_factory=_environment("synchronous", "FULL"))
+    """Embedded: FULL survives a power cut; NORMAL survives any crash of programs, but may lose the last commits when
+    the power goes, and is faster (source: SQLite documentation, "PRAGMA synchronous")."""
+    lease_seconds: float = field(default_factory=_environment("lease_seconds", 60.0, float))
     """How long a claim holds unless it is renewed (a worker renews three times per lease): the longest time that a task
     of a killed worker waits."""
-    grace_seconds: float = _from_environment("grace_seconds", 30.0, float)
+    grace_seconds: float = field(default_factory=_environment("grace_seconds", 30.0, float))
     """How long a worker that is asked to stop lets running handlers finish."""
-    retry: Retry | None = _from_environment("retry", None, _retry)
+    retry: Retry | None = field(default_factory=_environment("retry", None, _retry))
     """For task types without a policy of their own; None: the first exception is final."""
 
     def __post_init__(self) -> None:
         _one_of(self.backend, "backend", get_args(BackendName))
         _one_of(self.synchronous, "synchronous", get_args(Synchronous))
-        if not isinstance(self.database, (str, os.PathLike)) or not str(self.database):
-            raise InvalidType("database", f"{self.database!r} is no path", "give the path of a file")
+        _file(self.database)
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise InvalidType("retry", f"{self.retry!r} is no Retry", "give taskloom.Retry(...) or None")
+
+
+def _file(database: object) -> None:
+    if not isinstance(database, (str, os.PathLike)):
+        raise InvalidType("database", f"{database!r} is no path", "give the path of a file")
+    if not str(database) or str(database).startswith((":memory:", "file:")):
+        raise InvalidInput(
+            "database", f"{str(database)!r} is no file", "give the path of a file; tasks must outlive you"
+        )
 
 
 def _one_of(value: object, field: str, allowed: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, NewType, TypeAlias
 
 from taskloom.errors import InvalidInput, InvalidType
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 EncodedJson = NewType("EncodedJson", str)
 """A checked JSON text, compact, UTF-8 encodable."""

@@ -30,9 +30,9 @@ _STATUS: Final = {letter: status for status, letter in STATUS_LETTER.items()}
 
 TASK_COLUMNS: Final = (
     "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
-    "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, updated_by, "
-    "created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, "
-    "finished_at, progress, execution_arn, history"
+    "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, "
+    "updated_by, created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, "
+    "started_at, finished_at, progress, execution_arn, history"
 )
 SUB_TASK_COLUMNS: Final = (
     "parent, idx, tenant, type, status, version, results, result_ref, error, created_at, updated_at, run, attempt, "
@@ -46,8 +46,9 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
     """The task of a row of `TASK_COLUMNS`."""
     (
         pk, code, type_, name, status, version, input_, input_ref, results, result_ref, error, count, succeeded, failed,
-        fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt, fence,
-        claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn, history,
+        fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt,
+        fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn,
+        history,
     ) = row  # fmt: skip
     kind, _, tenant = pk.partition("#")
     return TaskEntity(

@@ -102,8 +102,8 @@ class SqliteStateMachine:
         now = to_milliseconds(self._clock.now())
         await self._database.write(lambda transaction: _report(transaction, delivery, outcome, now))
 
-    async def resume(self, task_token: str, output: Json) -> None:
-        """See `ports.StateMachine`. No step waits for a token yet, so every token is unknown."""
+    async def resume(self, task_token: str, output: Json) -> None:  # noqa: ARG002 - no step waits for a token
+        """See `ports.StateMachine`. No step of this machine waits for a token, so every token is unknown."""
         raise TaskTokenNotFound("nobody waits for this task token (any more)")
 
 

@@ -150,7 +150,8 @@ def _get(connection: sqlite3.Connection | Transaction, key: TaskKey) -> TaskEnti
 
 
 def _guard(guard: Guard) -> tuple[str, list[Any]]:
-    conditions, values = "", []
+    conditions = ""
+    values: list[Any] = []
     if guard.status is not None:
         conditions += f" AND status IN ({', '.join('?' * len(guard.status))})"
         values += [rows.STATUS_LETTER[status] for status in guard.status]

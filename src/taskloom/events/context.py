@@ -20,8 +20,8 @@ class RunContext:
         self.task = task
         """The task or sub-task that runs, as it was claimed."""
         self.cancelled = False
-        """Whether the attempt is over although the handler still runs: its worker stops, its time is up, or its claim is
-        lost. An async handler gets CancelledError; a thread cannot be stopped, so its handler may look here."""
+        """Whether the attempt is over although the handler still runs: its worker stops, its time is up, or its claim
+        is lost. An async handler gets CancelledError; a thread cannot be stopped, so its handler may look here."""
         self._on_progress = on_progress
         self.latest: Progress | None = None
         """The last progress that the handler reported in this attempt."""

@@ -37,10 +37,12 @@ class EventFactory:
 
     async def transform_dynamodb_stream(self, event: Mapping[str, Any]) -> Sequence[Any]:
         """*event* as DynamoDB streams hand it to Lambda: `Records` with `eventID`, `eventName`, `dynamodb` …"""
+        del event
         return []
 
     async def transform_sqs(self, event: Mapping[str, Any]) -> Sequence[Any]:
         """*event* as SQS hands it to Lambda: `Records` with `messageId`, `body` …"""
+        del event
         return []
 
 

@@ -1,13 +1,15 @@
 """The three events of the task module."""
 
 from collections.abc import Mapping
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from taskloom.errors import InvalidInput, NotRunning
 from taskloom.events import shapes
 from taskloom.events.context import CURRENT, RunContext, current
 from taskloom.events.marks import IEvent
 from taskloom.model import InputT, TaskEntity, TaskKey
+
+ValueT = TypeVar("ValueT")
 
 
 class TaskEvent(IEvent):
@@ -157,7 +159,7 @@ class StepFunctionTaskEvent(_RunEvent, Generic[InputT]):
         return new
 
 
-def _given(value: Any, name: str) -> Any:
+def _given(value: ValueT | None, name: str) -> ValueT:
     if value is None:
         raise NotRunning(f"this event was made by hand, without {name}")
     return value

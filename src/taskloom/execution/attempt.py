@@ -64,7 +64,7 @@ class Attempt:
             self._runner.cancel()
 
 
-class _Interrupted(Exception):  # noqa: N818 - not an error
+class _Interrupted(Exception):
     pass
 
 
@@ -157,7 +157,7 @@ class Attempts:
 
     async def call(self, handler: Handler, event: Any) -> Any:
         """Call *handler*: an `async def` on this loop, a `def` in a thread."""
-        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):
+        if is_async(handler):
             try:
                 return await handler(event)
             except SystemExit as error:  # would end the loop
@@ -209,3 +209,8 @@ class Attempts:
             by=self._by,
             claim_id=self._backend.ids.token(),
         )
+
+
+def is_async(handler: Handler) -> bool:
+    """Whether calling *handler* gives a coroutine; an object counts by its `__call__`."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(type(handler), "__call__", None))  # noqa: B004

@@ -55,7 +55,7 @@ class SingleTasks:
     async def _run(self, delivery: Delivery, task: TaskEntity[Any]) -> Change | None:
         try:
             event = await self._events.task_event(delivery, task, self._attempts.call)
-        except Exception as error:  # noqa: BLE001 - the application's event factory; the task ends with its reason
+        except Exception as error:
             log.warning("the event factory failed", extra={"task": task.id}, exc_info=True)
             return self._rejected(task, f"the event factory failed: {type(error).__name__}: {error}")
         if event is None:
