@@ -23,12 +23,14 @@ class RandomIds:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
+        self._pid = os.getpid()
+        self._bytes = b""
 
     def code(self, now: datetime) -> str:
         """A new ULID."""
-        fresh = int.from_bytes(os.urandom(10), "big")
-        value = (to_milliseconds(now) << 80) | fresh
         with self._lock:
+            fresh = int.from_bytes(self._random(10), "big")
+            value = (to_milliseconds(now) << 80) | fresh
             if value >> 80 <= self._last >> 80:
                 # The step is random, so that a forked process, which goes on from the same value, meets nobody.
                 value = self._last + 1 + (fresh & 0xFFFF_FFFF_FFFF_FFFF)
@@ -36,8 +38,17 @@ class RandomIds:
         return encode_ulid(value)
 
     def token(self) -> str:
-        """16 characters that nobody else writes (80 random bits)."""
-        return encode_ulid(int.from_bytes(os.urandom(10), "big"))[10:]
+        """20 hexadecimal digits that nobody else writes (80 random bits)."""
+        with self._lock:
+            return self._random(10).hex()
+
+    def _random(self, count: int) -> bytes:
+        # Asked for in large portions: the system's source gives up the interpreter's lock at each call.
+        if len(self._bytes) < count or self._pid != os.getpid():
+            self._bytes = os.urandom(4096)
+            self._pid = os.getpid()
+        taken, self._bytes = self._bytes[:count], self._bytes[count:]
+        return taken
 
 
 def encode_ulid(value: int) -> str:

@@ -19,12 +19,13 @@ from taskloom.model import (
     HistoryEntry,
     Kind,
     Progress,
+    TaskAttributes,
     TaskEntity,
     TaskKey,
     TaskStatus,
 )
 from taskloom.policy import is_tolerated
-from taskloom.values import EncodedJson
+from taskloom.values import EncodedJson, Json
 
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
@@ -109,13 +110,15 @@ class Change:
     add: Mapping[str, int] | None = None
     """Amounts to add to `sub_task_succeed_count` and `sub_task_failed_count`."""
     history: HistoryEntry | None = None
+    returning: bool = True
+    """Whether the caller needs the task as it is after the change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The change was carried out; *entity* is the task after it."""
+    """The change was carried out; *entity* is the task after it, if the change asks for it."""
 
-    entity: TaskEntity
+    entity: TaskEntity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,24 +238,57 @@ def _claimed(
     )
 
 
-def first_claim(parent: TaskEntity, index: int, who: Claimant) -> Change:
-    """The claim that creates the row of a sub-task (rule 6: no write before it)."""
-    return Change(
-        key=TaskKey.sub_task(parent.tenant_code, parent.task_type, parent.code, index),
-        guard=Guard(absent=True),
+def first_claim(parent: TaskEntity, index: int, input: Json, who: Claimant) -> tuple[Change, TaskEntity]:
+    """The claim that creates the row of a sub-task (rule 6: no write before it), and the sub-task that it makes."""
+    key = TaskKey.sub_task(parent.tenant_code, parent.task_type, parent.code, index)
+    entry = HistoryEntry(at=who.now, status=IN_PROGRESS, run=parent.run, attempt=1, by=who.by)
+    until = who.now + who.lease
+    change = Change(
+        key=key,
+        guard=_ABSENT,
         patch={
             "status": IN_PROGRESS,
             "run": parent.run,
             "attempt": 1,
             "fence": 1,
             "claim_id": who.claim_id,
-            "lease_until": who.now + who.lease,
+            "lease_until": until,
             "created_at": who.now,
             "updated_at": who.now,
             "started_at": who.now,
         },
-        history=HistoryEntry(at=who.now, status=IN_PROGRESS, run=parent.run, attempt=1, by=who.by),
+        history=entry,
+        returning=False,
     )
+    task = TaskEntity(
+        key=key,
+        kind=Kind.SUB_TASK,
+        code=parent.code,
+        task_type=parent.task_type,
+        name=parent.name,
+        tenant_code=parent.tenant_code,
+        status=IN_PROGRESS,
+        input=input,
+        index=index,
+        attributes=_NOTHING,
+        request_id=parent.request_id,
+        created_at=who.now,
+        updated_at=who.now,
+        created_by=parent.created_by,
+        created_ip=parent.created_ip,
+        run=parent.run,
+        attempt=1,
+        fence=1,
+        claim_id=who.claim_id,
+        lease_until=until,
+        started_at=who.now,
+        history=(entry,),
+    )
+    return change, task
+
+
+_ABSENT: Final = Guard(absent=True)
+_NOTHING: Final = TaskAttributes()
 
 
 def completed(
@@ -279,7 +315,7 @@ def completed(
     }
     if progress is not None:
         patch["progress"] = progress
-    return Change(key=task.key, guard=_mine(task), patch=patch, history=_entry(task, status, now, by))
+    return Change(key=task.key, guard=_mine(task), patch=patch, history=_entry(task, status, now, by), returning=False)
 
 
 def failed(
@@ -336,12 +372,12 @@ def given_back(task: TaskEntity, reason: str, *, now: datetime, by: str, claim_i
 
 def renewed(task: TaskEntity, *, until: datetime, now: datetime) -> Change:
     """The claim of *task* holds until *until*."""
-    return Change(key=task.key, guard=_mine(task), patch={"lease_until": until, "updated_at": now})
+    return Change(key=task.key, guard=_mine(task), patch={"lease_until": until, "updated_at": now}, returning=False)
 
 
 def progressed(task: TaskEntity, progress: Progress, *, now: datetime) -> Change:
     """The claimed *task* is at *progress*."""
-    return Change(key=task.key, guard=_mine(task), patch={"progress": progress, "updated_at": now})
+    return Change(key=task.key, guard=_mine(task), patch={"progress": progress, "updated_at": now}, returning=False)
 
 
 def rejected(task: TaskEntity, failure: Failure, *, now: datetime, by: str, claim_id: str) -> Change:
@@ -359,6 +395,7 @@ def counted(parent: TaskKey, run: int, *, succeeded: int, failed: int, now: date
         guard=Guard(status=frozenset({IN_PROGRESS}), run=run),
         patch={"updated_at": now},
         add={"sub_task_succeed_count": succeeded, "sub_task_failed_count": failed},
+        returning=False,
     )
 
 

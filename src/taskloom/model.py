@@ -30,8 +30,8 @@ TaskCode = NewType("TaskCode", str)
 
 SHARD_SIZE: Final = 1000
 """Sub-tasks per partition: no partition gets hot."""
-INDEX_DIGITS: Final = 7
-MAX_SUB_TASKS: Final = 10**INDEX_DIGITS
+MAX_SUB_TASKS: Final = 10**7
+"""Indexes have seven digits."""
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TYPE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -115,21 +115,25 @@ class TaskKey:
 
     pk: str
     sk: str
+    _parts: "KeyParts | None" = field(default=None, repr=False, compare=False)
 
     @classmethod
     def single(cls, tenant: str, type_: str, code: str) -> "TaskKey":
         """The key of a single task."""
-        return cls(f"TASK#{tenant}", f"{type_}#{code}")
+        parts = KeyParts(Kind.TASK, TenantCode(tenant), TaskType(type_), TaskCode(code))
+        return cls(f"TASK#{tenant}", f"{type_}#{code}", parts)
 
     @classmethod
     def step_function(cls, tenant: str, type_: str, code: str) -> "TaskKey":
         """The key of a step function task."""
-        return cls(f"SFN_TASK#{tenant}", f"{type_}#{code}")
+        parts = KeyParts(Kind.SFN_TASK, TenantCode(tenant), TaskType(type_), TaskCode(code))
+        return cls(f"SFN_TASK#{tenant}", f"{type_}#{code}", parts)
 
     @classmethod
     def sub_task(cls, tenant: str, type_: str, code: str, index: int) -> "TaskKey":
         """The key of sub-task *index*, counted from 0, of the step function task *code*."""
-        return cls(f"SFN_TASK#{tenant}#{code}#{index // SHARD_SIZE}", f"{type_}#{code}#{index:0{INDEX_DIGITS}d}")
+        parts = KeyParts(Kind.SUB_TASK, TenantCode(tenant), TaskType(type_), TaskCode(code), index)
+        return cls(f"SFN_TASK#{tenant}#{code}#{index // SHARD_SIZE}", f"{type_}#{code}#{index:07d}", parts)
 
     @classmethod
     def parse(cls, text: str) -> "TaskKey":
@@ -148,6 +152,8 @@ class TaskKey:
     @property
     def parts(self) -> "KeyParts":
         """What the key says of its task."""
+        if self._parts is not None:
+            return self._parts
         pk, sk = str(self.pk).split("#"), str(self.sk).split("#")
         try:
             match (pk, sk):

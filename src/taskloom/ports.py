@@ -157,6 +157,12 @@ class ChangeStream(Protocol):
         A record whose task has lost its `dispatch` meanwhile needs no message any more: it is dropped here.
         """
 
+    async def forward(self, limit: int) -> int:
+        """Send the message of each of the next *limit* records, and remove them: one write; how many they were.
+
+        For applications that have no say on the records: the same as `take` and `settle` with a message for each.
+        """
+
     async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:
         """Remove the records *done*, send the message beside each, keep *failures* for later: one write (rule 1).
 

@@ -21,7 +21,7 @@ MAX_FLOAT: Final = 9.9999999999999e125
 MIN_FLOAT: Final = 1e-130
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-decode = json.JSONDecoder().decode
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed does not know it
 
 
 def encode(value: object, field: str) -> EncodedJson:
@@ -31,6 +31,12 @@ def encode(value: object, field: str) -> EncodedJson:
     """
     check(value, field)
     return EncodedJson(_encode(value))
+
+
+def decode(text: str) -> Any:
+    """The value of a compact JSON *text*, one that `encode` made."""
+    # Half the time of json.loads, which first looks for white space around the value.
+    return _scan(text, 0)[0]
 
 
 def check(value: object, field: str, depth: int = 0) -> None:

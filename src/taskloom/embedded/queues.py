@@ -50,6 +50,15 @@ _RECEIVE: Final = (
 _STANDING: Final = (
     "SELECT status, run, attempt, fence, lease_until, next_attempt_at, started_at FROM tasks WHERE pk = ? AND code = ?"
 )
+_FORWARD: Final = (
+    "INSERT INTO queue (kind, route, visible_at, event_id, pk, code) "
+    "SELECT 'task', substr(s.pk, 1, instr(s.pk, '#')) || t.type, ?1, printf('%032x', s.sequence), s.pk, s.code "
+    "FROM (SELECT sequence, pk, code FROM stream WHERE take_at <= ?1 ORDER BY sequence LIMIT ?2) AS s "
+    "JOIN tasks AS t ON t.pk = s.pk AND t.code = s.code WHERE t.dispatch IS NOT NULL ORDER BY s.sequence"
+)
+_FORGET: Final = (
+    "DELETE FROM stream WHERE sequence IN (SELECT sequence FROM stream WHERE take_at <= ?1 ORDER BY sequence LIMIT ?2)"
+)
 _DELETE: Final = "DELETE FROM queue WHERE id = ? AND received = ?"
 _MOVE: Final = "UPDATE queue SET visible_at = ? WHERE id = ? AND received = ?"
 
@@ -86,6 +95,19 @@ class SqliteChangeStream:
             records.sort(key=lambda record: record.sequence)
             return records
 
+        return await self._database.write(work, durable=False)
+
+    async def forward(self, limit: int) -> int:
+        """See `ports.ChangeStream`."""
+        values = (to_milliseconds(self._clock.now()), limit)
+
+        def work(transaction: Transaction) -> int:
+            transaction.execute(_FORWARD, values)
+            count = transaction.execute(_FORGET, values).rowcount
+            transaction.work = transaction.work or count > 0
+            return count
+
+        # Not durable: what a power cut takes back is both, the removal of the record and the message.
         return await self._database.write(work, durable=False)
 
     async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from taskloom import record
@@ -173,8 +174,14 @@ def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...
 
 def history_text(entry: HistoryEntry) -> str:
     """One entry as it is appended to the column."""
-    fields = [to_milliseconds(entry.at), STATUS_LETTER[entry.status], entry.run, entry.attempt, entry.reason, entry.by]
-    return _dump(fields)
+    at, letter = to_milliseconds(entry.at), STATUS_LETTER[entry.status]
+    reason = "null" if entry.reason is None else _dump(entry.reason)
+    return f'[{at},"{letter}",{entry.run},{entry.attempt},{reason},{_name_text(entry.by)}]'
+
+
+@lru_cache(maxsize=256)
+def _name_text(by: str | None) -> str:
+    return _dump(by)
 
 
 def history_of(text: str) -> tuple[HistoryEntry, ...]:

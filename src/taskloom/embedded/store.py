@@ -40,8 +40,10 @@ class SqliteTaskStore:
         stream = [(row.entity.pk, row.entity.code, "INSERT") for row in rows_ if row.entity.dispatch is not None]
 
         def work(transaction: Transaction) -> None:
-            transaction.executemany(_CREATE, values)
-            transaction.executemany(_STREAM, stream)  # rule 1: the same transaction
+            for row in values:
+                transaction.execute(_CREATE, row)
+            for record in stream:  # rule 1: the same transaction
+                transaction.execute(_STREAM, record)
             transaction.work = True
 
         await self._database.write(work)
@@ -109,34 +111,41 @@ class SqliteTaskStore:
 
 def _carry_out(transaction: Transaction, change: Change) -> Written | Refused:
     parts = change.key.parts
-    history = None if change.history is None else rows.history_text(change.history)
-    if parts.kind is Kind.SUB_TASK:
-        where: tuple[Any, ...] = (parts.code, parts.index, parts.tenant_code, parts.task_type)
+    is_sub_task = parts.kind is Kind.SUB_TASK
+    names, values = tuple(change.patch), rows.patch_values(change.patch)
+    where: tuple[Any, ...]
+    if is_sub_task:
+        where = (parts.code, parts.index, parts.tenant_code, parts.task_type)
     else:
         where = (change.key.pk, parts.code, parts.task_type)
     if change.guard.absent:
-        sql = _insert(tuple(change.patch))
-        values = [*rows.patch_values(change.patch), history, *where]
+        history = "" if change.history is None else rows.history_text(change.history)
+        sql = _insert(names, change.returning)
+        cursor = transaction.execute(sql, (*values, history, *where))
     else:
         guard, guard_values = _guard(change.guard)
-        adds = tuple(change.add or ())
-        sql = _update(parts.kind is Kind.SUB_TASK, tuple(change.patch), adds, history is not None, guard)
-        values = [*rows.patch_values(change.patch), *(change.add or {}).values()]
-        if history is not None:
-            values.append(history)
-        values += [*where, *guard_values]
-    row = transaction.execute(sql, values).fetchone()
-    if row is None:
+        adds = change.add or {}
+        values += adds.values()
+        if change.history is not None:
+            values.append(rows.history_text(change.history))
+        sql = _update(is_sub_task, names, tuple(adds), change.history is not None, guard, change.returning)
+        cursor = transaction.execute(sql, (*values, *where, *guard_values))
+    row = cursor.fetchone() if change.returning else None
+    if row is None if change.returning else cursor.rowcount != 1:
         return Refused(_get(transaction, change.key))
-    if parts.kind is Kind.SUB_TASK:
-        return Written(rows.sub_task_of(row))
-    status = change.patch.get("status")
-    if change.patch.get("dispatch") is not None:
-        transaction.execute(_STREAM, (change.key.pk, parts.code, "MODIFY"))
+    if not is_sub_task:
+        _signal(transaction, change)
+    if row is None:
+        return Written()
+    return Written(rows.sub_task_of(row) if is_sub_task else rows.task_of(row))
+
+
+def _signal(transaction: Transaction, change: Change) -> None:
+    if change.patch.get("dispatch") is not None:  # rule 1: the same transaction
+        transaction.execute(_STREAM, (change.key.pk, change.key.parts.code, "MODIFY"))
         transaction.work = True
-    if status in TERMINAL:
-        transaction.ended.append(parts.code)
-    return Written(rows.task_of(row))
+    if change.patch.get("status") in TERMINAL:
+        transaction.ended.append(change.key.parts.code)
 
 
 def _get(connection: sqlite3.Connection | Transaction, key: TaskKey) -> TaskEntity[Any] | None:
@@ -168,7 +177,9 @@ def _guard(guard: Guard) -> tuple[str, list[Any]]:
 
 
 @cache
-def _update(sub_task: bool, names: tuple[str, ...], adds: tuple[str, ...], history: bool, guard: str) -> str:
+def _update(
+    sub_task: bool, names: tuple[str, ...], adds: tuple[str, ...], history: bool, guard: str, returning: bool
+) -> str:
     assignments = [f"{name} = ?" for name in names]
     assignments += [f"{name} = {name} + ?" for name in adds]
     if history:
@@ -179,13 +190,14 @@ def _update(sub_task: bool, names: tuple[str, ...], adds: tuple[str, ...], histo
         where = "parent = ? AND idx = ? AND tenant = ? AND type = ?"
     else:
         table, columns, where = "tasks", rows.TASK_COLUMNS, "pk = ? AND code = ? AND type = ?"
-    return f"UPDATE {table} SET {', '.join(assignments)} WHERE {where}{guard} RETURNING {columns}"
+    sql = f"UPDATE {table} SET {', '.join(assignments)} WHERE {where}{guard}"
+    return f"{sql} RETURNING {columns}" if returning else sql
 
 
 @cache
-def _insert(names: tuple[str, ...]) -> str:
+def _insert(names: tuple[str, ...], returning: bool) -> str:
     columns = (*names, "history", "parent", "idx", "tenant", "type")
-    return (
-        f"INSERT INTO sub_tasks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-        f"ON CONFLICT DO NOTHING RETURNING {rows.SUB_TASK_COLUMNS}"
+    sql = (
+        f"INSERT INTO sub_tasks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) ON CONFLICT DO NOTHING"
     )
+    return f"{sql} RETURNING {rows.SUB_TASK_COLUMNS}" if returning else sql

@@ -23,9 +23,6 @@ class EventService:
 
         Events of the application's own go to their handlers at once. Raises: whatever the factory or a handler raises.
         """
-        if not self.registry.watches_stream:
-            # What EventFactoryAddedTask makes of the record is known without building and reading AWS's dict.
-            return [_message(record.event_id, record.image)]
         raw = shapes.stream_record(
             event_id=record.event_id,
             event_name=record.event_name,

@@ -14,6 +14,7 @@ from taskloom.model import Failure
 from taskloom.ports import Backend, StreamFailure, StreamRecord, TaskMessage
 
 BATCH: Final = 100
+FORWARD: Final = 500
 MAX_FAILURES: Final = 5
 """How often a record may fail in the application's event factory before it is put with the dead letters."""
 FIRST_RETRY: Final = timedelta(seconds=1)
@@ -35,6 +36,8 @@ class Dispatcher:
     async def dispatch(self) -> int:
         """Take a batch of records and settle it; how many there were. Raises: StoreError; they come again then."""
         clock, stream = self._backend.clock, self._backend.stream
+        if not self._watched:
+            return await stream.forward(FORWARD)
         records = await stream.take(BATCH, again_at=clock.now() + TAKEN_FOR)
         if not records:
             return 0
@@ -55,8 +58,6 @@ class Dispatcher:
         return len(records)
 
     async def _outcomes(self, records: Sequence[StreamRecord]) -> Sequence[Sequence[TaskMessage] | BaseException]:
-        if not self._watched:
-            return [await self._events.messages(record, self._call) for record in records]
         # Each record on its own: one that fails fails alone.
         return await asyncio.gather(
             *(self._events.messages(record, self._call) for record in records), return_exceptions=True

@@ -234,16 +234,18 @@ class FanOuts:
                 if not self._may_start():
                     run.stopped = True
                     break
-                claim = lifecycle.first_claim(run.parent, index, self._claimant(run.parent.task_type))
+                value = run.inputs[index - run.first]
+                claim, fresh = lifecycle.first_claim(run.parent, index, value, self._claimant(run.parent.task_type))
                 if end is None:
-                    (outcome,) = await write_many(self._backend, (claim,))
+                    outcome = await write(self._backend, claim)
                 else:
                     ended, outcome = await write_many(self._backend, (end, claim))
                     self._note(run, end, ended)
                     end = None
-                task = await self._claimed(run, outcome)
+                task: TaskEntity[Any] | None = fresh
+                if isinstance(outcome, Refused):
+                    task = await self._claimed(run, outcome.current, value)
                 if task is not None:
-                    task = payloads.sub_task(run.parent, task, run.inputs[index - run.first])
                     event = StepFunctionTaskEvent(input=task, context=run.context)
                     end = await self._attempts.run(task, event)
                     if end is None:
@@ -253,19 +255,10 @@ class FanOuts:
             if end is not None:
                 self._note(run, end, await write(self._backend, end))
 
-    async def _claimed(self, run: "_ChunkRun", outcome: Written | Refused) -> TaskEntity[Any] | None:
-        """The sub-task that is now ours; None when there is nothing to do for it, which the tally knows then."""
-        while True:
-            if isinstance(outcome, Written):
-                if not outcome.entity.is_terminal:
-                    return outcome.entity
-                run.tally.ended(outcome.entity.status)
-                return None
-            current = outcome.current
-            if current is None:  # it was there a moment ago: its parent is being deleted
-                return None
-            who = self._claimant(run.parent.task_type)
-            decision = lifecycle.claim(current.key, current, current.kind, who)
+    async def _claimed(self, run: "_ChunkRun", current: TaskEntity[Any] | None, value: Any) -> TaskEntity[Any] | None:
+        """The sub-task that stands at *current*, if it is ours now; if not the tally knows why."""
+        while current is not None:  # None: it was there a moment ago, and its parent is being deleted
+            decision = lifecycle.claim(current.key, current, current.kind, self._claimant(current.task_type))
             match decision:
                 case Come(at):
                     run.tally.come_again(at)
@@ -275,6 +268,14 @@ class FanOuts:
                     return None
                 case _:
                     outcome = await write(self._backend, decision)
+                    if isinstance(outcome, Refused):
+                        current = outcome.current
+                    elif decision.patch["status"] is not TaskStatus.IN_PROGRESS:
+                        run.tally.ended(decision.patch["status"])
+                        return None
+                    elif outcome.entity is not None:
+                        return payloads.sub_task(run.parent, outcome.entity, value)
+        return None
 
     def _note(self, run: "_ChunkRun", end: Change, outcome: Written | Refused) -> None:
         status = end.patch["status"]

@@ -98,4 +98,5 @@ class SingleTasks:
                     if isinstance(outcome, Refused):
                         standing = outcome.current  # somebody was faster: look again at what it left
                         continue
-                    return None if outcome.entity.is_terminal else outcome.entity
+                    # None: its workers died too often, and that was its end.
+                    return outcome.entity if decision.patch["status"] is TaskStatus.IN_PROGRESS else None

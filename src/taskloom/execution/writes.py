@@ -20,8 +20,7 @@ log = logging.getLogger(__name__)
 
 async def write(backend: Backend, change: Change) -> Written | Refused:
     """Carry out *change*; one that is refused because it had been carried out before counts as written (rule 2)."""
-    (outcome,) = await write_many(backend, (change,))
-    return outcome
+    return _settled(change, await patiently(backend.clock, lambda: backend.store.update(change)))
 
 
 async def write_many(backend: Backend, changes: Sequence[Change]) -> Sequence[Written | Refused]:
