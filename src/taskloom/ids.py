@@ -28,6 +28,7 @@ class RandomIds:
 
     def code(self, now: datetime) -> str:
         """A new ULID."""
+        self._check_process()
         with self._lock:
             fresh = int.from_bytes(self._random(10), "big")
             value = (to_milliseconds(now) << 80) | fresh
@@ -39,14 +40,19 @@ class RandomIds:
 
     def token(self) -> str:
         """20 hexadecimal digits that nobody else writes (80 random bits)."""
+        self._check_process()
         with self._lock:
             return self._random(10).hex()
 
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            # After a fork: another thread of the parent may have held the lock, and the random bytes are the parent's.
+            self._lock, self._bytes, self._pid = threading.Lock(), b"", os.getpid()
+
     def _random(self, count: int) -> bytes:
         # Asked for in large portions: the system's source gives up the interpreter's lock at each call.
-        if len(self._bytes) < count or self._pid != os.getpid():
+        if len(self._bytes) < count:
             self._bytes = os.urandom(4096)
-            self._pid = os.getpid()
         taken, self._bytes = self._bytes[:count], self._bytes[count:]
         return taken
 

@@ -99,7 +99,10 @@ class TaskStore(Protocol):
         """The task or stored sub-task *key*; sees every write that was answered before the call."""
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity], TaskCode | None]:
-        """At most `limit` matching tasks in the order of their codes, and where to go on (None: there are no more)."""
+        """At most `limit` matching tasks in the order of their codes, and where to go on (None: there are no more).
+
+        May be fewer, or none, though more follow.
+        """
 
     async def list_sub_tasks(self, parent: TaskKey, indexes: range) -> Sequence[TaskEntity]:
         """The stored sub-tasks of *parent* with these indexes (consecutive), in index order."""

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from taskloom.embedded import schema
 from taskloom.embedded.signals import FileSignals
+from taskloom.embedded.turn import Turn
 from taskloom.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, TaskloomError
 
 ResultT = TypeVar("ResultT")
@@ -20,6 +21,12 @@ ResultT = TypeVar("ResultT")
 MAX_SHARED: Final = 500
 """Writes that one commit holds at most: bounds how long the first of them waits."""
 READERS: Final = 2
+MAX_READS: Final = 16
+"""Reads that a thread takes at once, and answers together."""
+TIDY_EVERY: Final = 1000
+"""Commits after which the writer looks for pages to give back to the file system."""
+TIDY_PAGES: Final = 1024
+"""How many free pages it leaves for what comes next, and how many it gives back at most at a time."""
 BUSY_SECONDS: Final = 30.0
 """How long a commit waits for those of other processes."""
 
@@ -158,6 +165,8 @@ def _open(path: Path, *, write: bool) -> sqlite3.Connection:
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
+        # Only before the first page is written; on a file that exists it does nothing.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         _use_wal(connection)
         if write:
             connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -192,7 +201,7 @@ def _write_lane(jobs: _Jobs, path: Path, synchronous: str, signals: FileSignals)
             continue
         if writer is None:
             try:
-                writer = _Writer(_open(path, write=True), synchronous, signals)
+                writer = _Writer(_open(path, write=True), synchronous, signals, Turn(signals.folder))
             except (sqlite3.Error, OSError, TaskloomError) as error:
                 for job in batch:
                     job.error = _translated(error)
@@ -201,14 +210,14 @@ def _write_lane(jobs: _Jobs, path: Path, synchronous: str, signals: FileSignals)
         _answer(batch)
         del batch
     if writer is not None:
-        writer.connection.close()
+        writer.close()
 
 
 def _read_lane(jobs: _Jobs, path: Path) -> None:
     connection: sqlite3.Connection | None = None
     last = False
     while not last:
-        batch, last = _drain(jobs, 1)
+        batch, last = _drain(jobs, MAX_READS)
         for job in batch:
             try:
                 if connection is None:
@@ -243,14 +252,34 @@ def _drain(jobs: _Jobs, limit: int) -> tuple[list[_Job], bool]:
 class _Writer:
     """Carries out writes and tells the signals."""
 
-    def __init__(self, connection: sqlite3.Connection, synchronous: str, signals: FileSignals) -> None:
+    def __init__(self, connection: sqlite3.Connection, synchronous: str, signals: FileSignals, turn: Turn) -> None:
         self.connection = connection
+        self._turn = turn
+        self._commits = 0
         self._level = {True: synchronous, False: "NORMAL"}
         self._current: str | None = None
         self._signals = signals
 
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+        self._turn.close()
+
     def commit(self, jobs: Sequence[_Job]) -> None:
         """Run *jobs* in one transaction; when one fails, each in its own, so that only that one fails."""
+        with self._turn:
+            transaction = self._run(jobs)
+            self._commits += 1
+            if self._commits % TIDY_EVERY == 0:
+                self._tidy()
+        if transaction is None:
+            for job in jobs:
+                self.commit([job])
+        elif transaction.work or transaction.ended:
+            self._signals.publish(work=transaction.work, ended=transaction.ended)
+
+    def _run(self, jobs: Sequence[_Job]) -> Transaction | None:
+        """The committed transaction; None when it failed and *jobs* are more than one."""
         transaction = Transaction(self.connection)
         execute = self.connection.execute
         try:
@@ -259,7 +288,7 @@ class _Writer:
         except sqlite3.Error as error:
             for job in jobs:
                 job.error = _translated(error)
-            return
+            return transaction
         try:
             for job in jobs:
                 job.result = job.work(transaction)
@@ -267,14 +296,20 @@ class _Writer:
         except Exception as error:  # noqa: BLE001 - handed to the caller
             if self.connection.in_transaction:
                 execute("ROLLBACK")
-            if len(jobs) == 1:
-                jobs[0].error = _translated(error)
-            else:
-                for job in jobs:
-                    self.commit([job])
-            return
-        if transaction.work or transaction.ended:
-            self._signals.publish(work=transaction.work, ended=transaction.ended)
+            if len(jobs) > 1:
+                return None
+            jobs[0].error = _translated(error)
+            return Transaction(self.connection)
+        return transaction
+
+    def _tidy(self) -> None:
+        """Give pages that were deleted long ago back to the file system, a portion at a time."""
+        try:
+            (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
+            if free > 2 * TIDY_PAGES:
+                self.connection.execute(f"PRAGMA incremental_vacuum({TIDY_PAGES})").fetchall()
+        except sqlite3.Error as error:
+            log.warning("the file could not be tidied", extra={"error": str(error)})
 
     def _set_level(self, durable: bool) -> None:
         level = self._level[durable]

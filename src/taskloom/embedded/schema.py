@@ -49,6 +49,7 @@ CREATE TABLE tasks (              -- single tasks and the parents of fan-outs
     history TEXT NOT NULL,        -- JSON arrays, joined by commas: a status change appends without reading
     PRIMARY KEY (pk, code)
 );
+CREATE INDEX failed_tasks ON tasks (pk, code) WHERE status = 'F';
 CREATE INDEX fan_outs_by_arn ON tasks (execution_arn) WHERE execution_arn IS NOT NULL;
 CREATE TABLE sub_tasks (          -- written when claimed; what the parent knows is not repeated
     parent TEXT NOT NULL,         -- the parent's code

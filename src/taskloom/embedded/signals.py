@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from taskloom.embedded import turn
+
 MAX_CODES: Final = 500
 """Codes that one datagram names (27 bytes each, well below what a socket takes); more become a signal to all."""
 MAX_PATH: Final = 100
@@ -32,11 +34,11 @@ class FileSignals:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.Lock()
+        self.folder = folder
         self._reset()
 
     def _reset(self) -> None:
+        self._lock = threading.Lock()
         self._pid = os.getpid()
         self._work: list[Callable[[], None]] = []
         self._changes: dict[str, list[Callable[[], None]]] = {}
@@ -74,6 +76,7 @@ class FileSignals:
 
     def publish(self, *, work: bool, ended: Sequence[str]) -> None:
         """Tell every listener, here and in other processes; called after each commit, by one thread at a time."""
+        self._check_process()
         self._tell(work=work, ended=ended)
         peers = self._find_peers()
         if not peers:
@@ -85,14 +88,19 @@ class FileSignals:
 
     def close(self) -> None:
         """Stop listening to other processes."""
+        self._check_process()
         with self._lock:
             receiver, own = self._receiver, self._own
             self._receiver = self._own = None
-        if receiver is not None and own is not None and self._pid == os.getpid():
+        if receiver is not None and own is not None:
             self._send(own, _STOP)
         if self._sender is not None:
             self._sender.close()
             self._sender = None
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            self._reset()  # after a fork: sockets and listeners belong to the parent, whose thread may hold the lock
 
     def _tell(self, *, work: bool, ended: Sequence[str] | None) -> None:
         with self._lock:
@@ -104,13 +112,12 @@ class FileSignals:
             callback()
 
     def _listen(self) -> None:
+        self._check_process()
         with self._lock:
-            if self._pid != os.getpid():
-                self._reset()  # sockets and listeners belong to the parent process
             if self._receiver is not None:
                 return
             try:
-                self._folder.mkdir(exist_ok=True)
+                self.folder.mkdir(exist_ok=True)
                 name = f"{os.getpid()}-{secrets.token_hex(4)}"
                 receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 receiver.bind(self._path(name))
@@ -119,7 +126,7 @@ class FileSignals:
                 return
             self._receiver, self._own = receiver, name
         threading.Thread(
-            target=self._receive, args=(receiver, self._folder / name), name="taskloom-signals", daemon=True
+            target=self._receive, args=(receiver, self.folder / name), name="taskloom-signals", daemon=True
         ).start()
 
     def _receive(self, receiver: socket.socket, path: Path) -> None:
@@ -136,9 +143,9 @@ class FileSignals:
     def _find_peers(self) -> Sequence[str]:
         """The sockets of other processes; the folder is read only when it changed."""
         try:
-            changed = os.stat(self._folder).st_mtime_ns
+            changed = os.stat(self.folder).st_mtime_ns
             if changed != self._seen:
-                self._peers = [name for name in os.listdir(self._folder) if name != self._own]
+                self._peers = [name for name in os.listdir(self.folder) if name not in (self._own, turn.NAME)]
                 # A second socket may come within the file system's tick: a fresh stamp proves nothing.
                 self._seen = changed if time.time_ns() - changed > FRESH_NANOSECONDS else None
         except OSError:
@@ -155,12 +162,12 @@ class FileSignals:
             if error.errno in (errno.ECONNREFUSED, errno.ENOENT):  # its process is gone
                 self._peers = [name for name in self._peers if name != peer]
                 with suppress(OSError):
-                    os.unlink(self._folder / peer)
+                    os.unlink(self.folder / peer)
             else:
                 log.debug("a signal was not sent", extra={"peer": peer, "error": str(error)})
 
     def _path(self, name: str) -> str:
-        path = str(self._folder / name)
+        path = str(self.folder / name)
         if len(os.fsencode(path)) <= MAX_PATH:
             return path
         relative = os.path.relpath(path)

@@ -9,8 +9,11 @@ from taskloom.clock import to_milliseconds
 from taskloom.embedded import rows
 from taskloom.embedded.database import Database, Transaction
 from taskloom.lifecycle import Change, Guard, Refused, Written
-from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey
+from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey, TaskStatus
 from taskloom.ports import ChunkRow, NewTaskRow, TaskQuery
+
+MAX_LOOK: Final = 5000
+"""Tasks that one page with a filter looks at: bounds its time, however rare a match is."""
 
 _TASK: Final = f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE pk = ? AND code = ? AND type = ?"
 _SUB_TASK: Final = (
@@ -61,27 +64,18 @@ class SqliteTaskStore:
         return await self._database.read(lambda connection: _get(connection, key))
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity[Any]], TaskCode | None]:
-        """See `ports.TaskStore`."""
-        sql = [f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE pk = ?"]
-        values: list[Any] = [f"{query.kind}#{query.tenant_code}"]
-        if query.after is not None:
-            sql.append("AND code < ?" if query.newest_first else "AND code > ?")
-            values.append(query.after)
-        if query.status is not None:
-            sql.append("AND status = ?")
-            values.append(rows.STATUS_LETTER[query.status])
-        if query.task_type is not None:
-            sql.append("AND type = ?")
-            values.append(query.task_type)
-        sql.append(f"ORDER BY code {'DESC' if query.newest_first else 'ASC'} LIMIT ?")
-        values.append(query.limit + 1)
+        """See `ports.TaskStore`. Looks at no more than `MAX_LOOK` tasks, so a page with a filter may be short."""
+        sql, values = _listing(query)
 
-        def work(connection: sqlite3.Connection) -> list[TaskEntity[Any]]:
-            return [rows.task_of(row) for row in connection.execute(" ".join(sql), values)]
+        def work(connection: sqlite3.Connection) -> tuple[list[TaskEntity[Any]], str | None]:
+            found = connection.execute(sql, values).fetchall()
+            tasks = [rows.task_of(row) for row in found[: query.limit]]
+            if len(found) > query.limit:
+                return tasks, tasks[-1].code
+            return tasks, _next_look(connection, query)
 
-        found = await self._database.read(work)
-        tasks = found[: query.limit]
-        return tasks, TaskCode(tasks[-1].code) if len(found) > query.limit else None
+        tasks, after = await self._database.read(work)
+        return tasks, None if after is None else TaskCode(after)
 
     async def list_sub_tasks(self, parent: TaskKey, indexes: range) -> Sequence[TaskEntity[Any]]:
         """See `ports.TaskStore`."""
@@ -107,6 +101,47 @@ class SqliteTaskStore:
             ]
 
         return await self._database.read(work)
+
+
+def _listing(query: TaskQuery) -> tuple[str, list[Any]]:
+    """The statement that finds one task more than the page holds."""
+    look, values = _look(query)
+    filters = []
+    if query.status is not None:
+        filters.append("status = ?")
+        values.append(rows.STATUS_LETTER[query.status])
+    if query.task_type is not None:
+        filters.append("type = ?")
+        values.append(query.task_type)
+    order = "DESC" if query.newest_first else "ASC"
+    if query.status is TaskStatus.FAILED:  # has an index of its own
+        source, where = "tasks", " AND ".join([look, "status = 'F'", *filters])
+    elif filters:
+        # The order is the key's, so the look breaks off after MAX_LOOK rows however many there are.
+        source = f"(SELECT * FROM tasks WHERE {look} ORDER BY code {order} LIMIT {MAX_LOOK})"
+        where = " AND ".join(filters)
+    else:
+        source, where = "tasks", look
+    sql = f"SELECT {rows.TASK_COLUMNS} FROM {source} WHERE {where} ORDER BY code {order} LIMIT ?"
+    return sql, [*values, query.limit + 1]
+
+
+def _next_look(connection: sqlite3.Connection, query: TaskQuery) -> str | None:
+    """Where to go on when the look broke off before its page was full; None when there was no more to look at."""
+    if query.status is TaskStatus.FAILED or (query.status is None and query.task_type is None):
+        return None
+    look, values = _look(query)
+    order = "DESC" if query.newest_first else "ASC"
+    sql = f"SELECT code FROM tasks WHERE {look} ORDER BY code {order} LIMIT 2 OFFSET {MAX_LOOK - 1}"
+    at = connection.execute(sql, values).fetchall()
+    return at[0][0] if len(at) == 2 else None
+
+
+def _look(query: TaskQuery) -> tuple[str, list[Any]]:
+    pk = f"{query.kind}#{query.tenant_code}"
+    if query.after is None:
+        return "pk = ?", [pk]
+    return f"pk = ? AND code {'<' if query.newest_first else '>'} ?", [pk, query.after]
 
 
 def _carry_out(transaction: Transaction, change: Change) -> Written | Refused:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -142,21 +142,16 @@ class FanOuts:
             case MessageKind.CHUNK:
                 return await self._chunk(parent, parent.fan_out, delivery)
             case MessageKind.COLLECT:
-                return StepOutcome(left=await self._left(parent, parent.fan_out))
+                return StepOutcome(left=_left(parent, await self._backend.store.list_chunks(parent.key, parent.run)))
             case _:
                 return await self._finalize(parent)
 
-    async def _left(self, parent: TaskEntity[Any], plan: FanOut) -> list[int]:
-        rows = await self._backend.store.list_chunks(parent.key, parent.run)
-        done = {row.chunk for row in rows}
-        chunks = chunk_count(parent.attributes.sub_task_count or 0, plan.chunk_size)
-        return [chunk for chunk in range(chunks) if chunk not in done]
-
     async def _finalize(self, parent: TaskEntity[Any]) -> StepOutcome:
-        left = await self._left(parent, self._plan(parent))
+        rows = await self._backend.store.list_chunks(parent.key, parent.run)
+        left = _left(parent, rows)
         if left:
             return StepOutcome(left=left)
-        succeeded, failed = lifecycle.totals(await self._backend.store.list_chunks(parent.key, parent.run))
+        succeeded, failed = lifecycle.totals(rows)
         await write(
             self._backend,
             lifecycle.finalized(
@@ -182,7 +177,7 @@ class FanOuts:
             context=self._context(parent, delivery),
             tally=tally,
         )
-        await self._lanes(run, plan.chunk_concurrency)
+        await self._lanes(run, min(plan.chunk_concurrency, plan.max_concurrency))
         if (run.stopped or tally.again_at is not None) and not self._may_start():
             return None
         if tally.again_at is not None:
@@ -296,6 +291,15 @@ class FanOuts:
             lease=self._lease,
             max_lost=lost_lease_limit(policy.retry),
         )
+
+
+def _left(parent: TaskEntity[Any], rows: Sequence[ChunkRow]) -> list[int]:
+    """The chunks that have no row yet."""
+    if parent.fan_out is None:
+        return []
+    done = {row.chunk for row in rows}
+    chunks = chunk_count(parent.attributes.sub_task_count or 0, parent.fan_out.chunk_size)
+    return [chunk for chunk in range(chunks) if chunk not in done]
 
 
 @dataclass(slots=True)
