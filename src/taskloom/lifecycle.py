@@ -215,6 +215,18 @@ def _claimed(
 ) -> Change:
     status = NEXT[standing.status, trigger]
     attempt = standing.attempt + 1
+    patch: Patch = {
+        "status": status,
+        "attempt": attempt,
+        "fence": standing.fence + 1,
+        "claim_id": who.claim_id,
+        "lease_until": None if kind is Kind.SFN_TASK else who.now + who.lease,
+        "next_attempt_at": None,
+        "started_at": standing.started_at or who.now,
+        "updated_at": who.now,
+    }
+    if kind is not Kind.SUB_TASK:  # sub-tasks are dispatched by their chunk, never one by one
+        patch["dispatch"] = None
     return Change(
         key=key,
         # rule 2: the fence alone would let a claim overwrite a lease that was renewed meanwhile.
@@ -223,17 +235,7 @@ def _claimed(
             fence=standing.fence,
             lease_ended_by=who.now if trigger is Trigger.RECLAIM else None,
         ),
-        patch={
-            "status": status,
-            "attempt": attempt,
-            "fence": standing.fence + 1,
-            "claim_id": who.claim_id,
-            "lease_until": None if kind is Kind.SFN_TASK else who.now + who.lease,
-            "dispatch": None,
-            "next_attempt_at": None,
-            "started_at": standing.started_at or who.now,
-            "updated_at": who.now,
-        },
+        patch=patch,
         history=HistoryEntry(at=who.now, status=status, run=standing.run, attempt=attempt, reason=reason, by=who.by),
     )
 

@@ -95,10 +95,11 @@ def fan_out_plan(
     """
     if chunk_size is None:
         chunk_size = 1 if count <= 100 else min(MAX_DEFAULT_CHUNK, math.ceil(count / 100))
+    max_concurrency = DEFAULT_MAX_CONCURRENCY if max_concurrency is None else max_concurrency
     return FanOut(
         chunk_size=max(chunk_size, math.ceil(count / MAX_CHUNKS)),
-        chunk_concurrency=chunk_concurrency,
-        max_concurrency=DEFAULT_MAX_CONCURRENCY if max_concurrency is None else max_concurrency,
+        chunk_concurrency=min(chunk_concurrency, max_concurrency),
+        max_concurrency=max_concurrency,
         tolerated_failure_percentage=tolerated_failure_percentage,
     )
 
@@ -114,8 +115,8 @@ def chunk_range(chunk: int, count: int, chunk_size: int) -> range:
 
 
 def chunks_at_once(plan: FanOut) -> int:
-    """How many chunks may run at the same time, so that at most `max_concurrency` sub-tasks run (at least one)."""
-    return max(1, plan.max_concurrency // min(plan.chunk_concurrency, plan.max_concurrency))
+    """How many chunks may run at the same time, so that at most `max_concurrency` sub-tasks run."""
+    return plan.max_concurrency // plan.chunk_concurrency
 
 
 def is_tolerated(failed: int, count: int, percentage: float) -> bool:

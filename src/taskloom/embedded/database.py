@@ -165,8 +165,9 @@ def _open(path: Path, *, write: bool) -> sqlite3.Connection:
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
-        # Only before the first page is written; on a file that exists it does nothing.
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+            # Counts only before the first page is written; later it would wait for the write lock, for nothing.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         _use_wal(connection)
         if write:
             connection.execute("PRAGMA journal_size_limit = 67108864")

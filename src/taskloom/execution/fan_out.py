@@ -177,7 +177,7 @@ class FanOuts:
             context=self._context(parent, delivery),
             tally=tally,
         )
-        await self._lanes(run, min(plan.chunk_concurrency, plan.max_concurrency))
+        await self._lanes(run, plan.chunk_concurrency)
         if (run.stopped or tally.again_at is not None) and not self._may_start():
             return None
         if tally.again_at is not None:
