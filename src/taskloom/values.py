@@ -30,6 +30,11 @@ def encode(value: object, field: str) -> EncodedJson:
     Raises: InvalidInput or InvalidType that names the path of what cannot be stored, beginning with *field*.
     """
     check(value, field)
+    return encode_checked(value)
+
+
+def encode_checked(value: object) -> EncodedJson:
+    """Like `encode`, for a value that is made of checked ones."""
     return EncodedJson(_encode(value))
 
 

@@ -133,8 +133,8 @@ def worker(
 ) -> None:
     """Run the tasks of an application.
 
-    It ends with SIGINT (Ctrl-C) or SIGTERM: nothing more is claimed, running handlers have the grace time, and what still runs is given back for another
-    worker. A second signal ends the process at once.
+    It ends with SIGINT (Ctrl-C) or SIGTERM: nothing more is claimed, running handlers have the grace time, and what
+    still runs then is given back for another worker. A second signal ends the process at once.
     """
     logs.configure(log_level)
     module = finding.find_module(application)

@@ -19,7 +19,7 @@ class LogLevel(StrEnum):
 
 
 class PlainFormatter(logging.Formatter):
-    """One line per record; behind the text stands the data that the record carries: `an attempt failed task=… attempt=1`."""
+    """One line per record; behind the text stands the data that it carries: `an attempt failed task=… attempt=1`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -33,4 +33,4 @@ def configure(level: LogLevel) -> None:
     """Log *level* and above to the standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -39,6 +40,20 @@ def _visible(character: str) -> str:
 def cell(text: object, style: str = "") -> Text:
     """*text* for a table; where a terminal is too narrow it goes on in the next line, and is never cut."""
     return Text(visible(str(text)), style=style, overflow="fold")
+
+
+def print_columns(console: Console, rows: Sequence[Sequence[Text]], *, gap: int = 2) -> None:
+    """Print *rows* below each other, each column as wide as its widest cell but the last.
+
+    A line is never broken here: a terminal wraps what is too long, and what is copied from it is still whole.
+    """
+    widths = [max(cell.cell_len for cell in column) + gap for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = Text()
+        for column, width in zip(row[:-1], widths, strict=False):
+            line.append_text(column).append(" " * (width - column.cell_len))
+        line.append_text(row[-1]).rstrip()
+        console.print(line, soft_wrap=True)
 
 
 def print_path(path: Path) -> None:

@@ -1,15 +1,13 @@
 """Tasks for people: a table of many, a sheet of one. For machines: the stored form as JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from taskloom.cli.output import cell, visible
+from taskloom.cli.output import cell, print_columns, visible
 from taskloom.model import HistoryEntry, Kind, Page, TaskEntity, TaskStatus
 from taskloom.record import time_text, to_item
 
@@ -39,31 +37,33 @@ def print_page(console: Console, page: Page[TaskEntity[Any]]) -> None:
     if not page.items:
         console.print("no tasks")
     else:
-        table = _table("CREATED", "STATUS", "PROGRESS", "NAME", "ID")
-        for task in page.items:
-            table.add_row(
-                cell(_time(task.created_at)),
+        tasks = [
+            [
+                cell(time_text(task.created_at)),
                 cell(task.status, STYLES[task.status]),
                 cell(_progress(task)),
                 cell(task.name),
                 cell(task.id),
-            )
-        console.print(table)
+            ]
+            for task in page.items
+        ]
+        print_columns(console, [_head("CREATED", "STATUS", "PROGRESS", "NAME", "ID"), *tasks])
     if page.cursor is not None:
         console.print(f"more: --cursor {page.cursor}", soft_wrap=True)
 
 
 def print_task(console: Console, task: TaskEntity[Any]) -> None:
     """Everything about *task*, and its history."""
-    sheet = Table.grid(padding=(0, 2))
-    sheet.add_column(style="bold", no_wrap=True)
-    sheet.add_column(overflow="fold")
-    for name, value in _fields(task):
-        sheet.add_row(name, cell(value, STYLES[task.status] if name == "status" else ""))
-    console.print(sheet)
+    print_columns(
+        console,
+        [
+            [cell(name, "bold"), cell(value, STYLES[task.status] if name == "status" else "")]
+            for name, value in _fields(task)
+        ],
+    )
     if task.history:
         console.print()
-        console.print(_history(task.history))
+        print_columns(console, [_head("AT", "STATUS", "RUN", "ATTEMPT", "BY", "REASON"), *map(_entry, task.history)])
     if task.error is not None and task.error.traceback is not None:
         console.print()
         for line in task.error.traceback.rstrip("\n").split("\n"):
@@ -75,11 +75,12 @@ def _fields(task: TaskEntity[Any]) -> Iterator[tuple[str, str]]:
     yield "kind", _KINDS[task.kind]
     yield "name", task.name
     yield "status", str(task.status)
-    yield "progress", _progress(task)
+    if progress := _progress(task):
+        yield "progress", progress
     if task.rate is not None:
         left = f", {seconds_text(task.seconds_left)} left" if task.seconds_left else ""
         yield "rate", f"{task.rate:,.1f}/s{left}"
-    yield "created", f"{_time(task.created_at)}{f' by {task.created_by}' if task.created_by else ''}"
+    yield "created", f"{time_text(task.created_at)}{f' by {task.created_by}' if task.created_by else ''}"
     for name, at in (
         ("started", task.started_at),
         ("finished", task.finished_at),
@@ -87,7 +88,7 @@ def _fields(task: TaskEntity[Any]) -> Iterator[tuple[str, str]]:
         ("lease until", task.lease_until),
     ):
         if at is not None:
-            yield name, _time(at)
+            yield name, time_text(at)
     if task.started_at is not None and task.finished_at is not None:
         yield "took", seconds_text((task.finished_at - task.started_at).total_seconds())
     yield "run, attempt", f"{task.run}, {task.attempt}"
@@ -111,25 +112,19 @@ _KINDS: Final = {
 }
 
 
-def _history(entries: Sequence[HistoryEntry]) -> Table:
-    table = _table("AT", "STATUS", "RUN", "ATTEMPT", "BY", "REASON")
-    for entry in entries:
-        table.add_row(
-            cell(_time(entry.at)),
-            cell(entry.status, STYLES[entry.status]),
-            cell(entry.run),
-            cell(entry.attempt),
-            cell(entry.by or ""),
-            cell(entry.reason or ""),
-        )
-    return table
+def _entry(entry: HistoryEntry) -> list[Text]:
+    return [
+        cell(time_text(entry.at)),
+        cell(entry.status, STYLES[entry.status]),
+        cell(entry.run),
+        cell(entry.attempt),
+        cell(entry.by or ""),
+        cell(entry.reason or ""),
+    ]
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column)
-    return table
+def _head(*names: str) -> list[Text]:
+    return [cell(name, "bold") for name in names]
 
 
 def _progress(task: TaskEntity[Any]) -> str:
@@ -149,16 +144,12 @@ def _value(value: Any) -> str:
     return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]} … (all of it: --json)"
 
 
-def _time(at: datetime) -> str:
-    return time_text(at)
-
-
 def seconds_text(seconds: float | None) -> str:
-    """A duration for people: `0.41 s`, `12.3 s`, `1:02:03`; "?" when nobody knows."""
+    """A duration for people: `0.041 s`, `4.1 s`, `41 s`, `4:10`, `1:02:03`; "?" when nobody knows."""
     if seconds is None:
         return "?"
     if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+        return f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,6 +1,7 @@
 """A worker as a process: signals stop it, and nothing keeps it alive after that."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LEFT_BEHIND_SECONDS: Final = 2.0
 """How long threads of handlers that were given back may still take, before the process ends in spite of them."""
 
+log = logging.getLogger(__name__)
+
 
 async def work(module: TaskModule, *, concurrency: int, task_types: Sequence[str] | None, grace: float | None) -> None:
     """Work until SIGINT or SIGTERM; a second one ends the process at once.
@@ -25,7 +28,12 @@ async def work(module: TaskModule, *, concurrency: int, task_types: Sequence[str
     What runs then has *grace* seconds (default: as the settings say), and is given back when they are over.
     """
     worker = module.worker(concurrency=concurrency, task_types=task_types, grace=grace)
-    with _signals(worker.stop):
+
+    def stop() -> None:
+        log.info("asked to stop: running handlers have the grace time; a second signal ends at once")
+        worker.stop()
+
+    with _signals(stop):
         async with worker:
             _say(f"worker {worker.name} runs {concurrency} at a time; Ctrl-C or SIGTERM stops it")
             await worker.run()

@@ -18,11 +18,14 @@ from taskloom.demo.fingerprint import Fingerprint
 
 COMMAND: Final = (sys.executable, "-I", "-S", fingerprint.__file__)
 GONE_WITHIN: Final = 5.0
-"""Seconds that a killed process has to be gone; one that hangs in the file system is not waited for."""
+"""Seconds that a process has to be gone; one that hangs in the file system is not waited for."""
 
 
 class Readers:
-    """At most *count* processes, started when they are needed and ended with the `async with` block."""
+    """At most *count* processes, started when they are needed and ended with the `async with` block.
+
+    Every call of `fingerprint` has returned, or was cancelled, when the block ends.
+    """
 
     def __init__(self, count: int, command: Sequence[str] = COMMAND) -> None:
         self._room = asyncio.Semaphore(count)
@@ -37,11 +40,10 @@ class Readers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._idle.clear()
-        for process in self._all:
-            _kill(process)
         with suppress(TimeoutError):
             async with asyncio.timeout(GONE_WITHIN):
-                await asyncio.gather(*(process.communicate() for process in self._all))
+                # Closes their input, which ends them.
+                await asyncio.gather(*(process.communicate(b"") for process in self._all))
 
     async def fingerprint(self, path: str) -> Fingerprint:
         """The fingerprint of the file *path*; whatever happens to the process that takes it becomes its `error`.
@@ -66,15 +68,15 @@ class Readers:
             process.stdin.write(json.dumps([path, parse]).encode() + b"\n")
             with suppress(ConnectionError):
                 answer = await process.stdout.readline()
-        finally:
-            if answer.endswith(b"\n"):
-                self._idle.append(process)
-            else:
-                _kill(process)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                process.kill()
+            raise
         if answer.endswith(b"\n"):
+            self._idle.append(process)
             return Fingerprint(**json.loads(answer))
         self._all.discard(process)
-        await process.communicate()
+        await process.communicate(b"")
         return process.returncode or 0
 
     async def _start(self) -> Process:
@@ -90,11 +92,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _kill(process: Process) -> None:
-    with suppress(ProcessLookupError):
-        process.kill()
 
 
 def _ended(code: int) -> str:

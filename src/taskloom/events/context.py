@@ -14,11 +14,15 @@ from taskloom.values import check_text
 class RunContext:
     """One attempt while it runs. Methods are plain calls, from any thread."""
 
-    __slots__ = ("_on_progress", "cancelled", "latest", "task")
+    __slots__ = ("_on_progress", "cancelled", "event", "latest", "task")
 
-    def __init__(self, task: TaskEntity[Any], on_progress: Callable[["RunContext"], None] | None = None) -> None:
+    def __init__(
+        self, task: TaskEntity[Any], event: object = None, on_progress: Callable[["RunContext"], None] | None = None
+    ) -> None:
         self.task = task
         """The task or sub-task that runs, as it was claimed."""
+        self.event = event
+        """What the task queue event factory got; events that it makes by hand look things up here."""
         self.cancelled = False
         """Whether the attempt is over although the handler still runs: its worker stops, its time is up, or its claim
         is lost. An async handler gets CancelledError; a thread cannot be stopped, so its handler may look here."""

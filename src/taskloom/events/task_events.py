@@ -9,6 +9,7 @@ from taskloom.events.context import CURRENT, RunContext, current
 from taskloom.events.marks import IEvent
 from taskloom.model import InputT, TaskEntity, TaskKey
 
+EventT = TypeVar("EventT", bound="_RunEvent")
 ValueT = TypeVar("ValueT")
 
 
@@ -47,11 +48,6 @@ class _RunEvent(IEvent):
     """What events of running tasks share."""
 
     @property
-    def context_of_run(self) -> RunContext:
-        """The run that the event belongs to. Raises: NotRunning outside of a handler."""
-        return current()
-
-    @property
     def attempt(self) -> int:
         """Which try within the run this is, from 1."""
         return current().attempt
@@ -68,7 +64,14 @@ class _RunEvent(IEvent):
 
 
 class TaskQueueEvent(_RunEvent, Generic[InputT]):
-    """A message of the task queue: a single task is to be run."""
+    """A message of the task queue: a single task is to be run.
+
+    A subclass may have any constructor: what it does not set is looked up in the run that is going on.
+    """
+
+    _message_id: str | None = None
+    _task_event: TaskEvent | None = None
+    _task: TaskEntity[InputT] | None = None
 
     def __init__(
         self,
@@ -84,12 +87,12 @@ class TaskQueueEvent(_RunEvent, Generic[InputT]):
     @property
     def message_id(self) -> str:
         """The queue's name of the message."""
-        return _given(self._message_id, "message_id")
+        return _given(self._message_id or _running_event(TaskQueueEvent, self)._message_id, "message_id")
 
     @property
     def task_event(self) -> TaskEvent:
         """The stream record that the message carries."""
-        return _given(self._task_event, "task_event")
+        return _given(self._task_event or _running_event(TaskQueueEvent, self)._task_event, "task_event")
 
     @property
     def task(self) -> TaskEntity[InputT]:
@@ -121,7 +124,13 @@ class TaskQueueEvent(_RunEvent, Generic[InputT]):
 
 
 class StepFunctionTaskEvent(_RunEvent, Generic[InputT]):
-    """One sub-task of a fan-out is to be run."""
+    """One sub-task of a fan-out is to be run.
+
+    A subclass may have any constructor: what it does not set is looked up in the run that is going on.
+    """
+
+    _input: TaskEntity[InputT] | None = None
+    _context: Mapping[str, Any] | None = None
 
     def __init__(self, *, input: TaskEntity[InputT] | None = None, context: Mapping[str, Any] | None = None) -> None:
         self._input = input
@@ -142,7 +151,7 @@ class StepFunctionTaskEvent(_RunEvent, Generic[InputT]):
     @property
     def context(self) -> Mapping[str, Any]:
         """The state machine's context: `Execution`, `State`, `StateMachine`."""
-        return _given(self._context, "context")
+        return _given(self._context or _running_event(StepFunctionTaskEvent, self)._context, "context")
 
     @property
     def task_key(self) -> TaskKey:
@@ -157,6 +166,12 @@ class StepFunctionTaskEvent(_RunEvent, Generic[InputT]):
         new = cls.__new__(cls)
         StepFunctionTaskEvent.__init__(new, input=event._input, context=event._context)
         return new
+
+
+def _running_event(kind: type[EventT], own: EventT) -> EventT:
+    """The event of the run that is going on, if it is of this kind, else the event *own* itself."""
+    run = CURRENT.get(None)
+    return run.event if run is not None and isinstance(run.event, kind) else own
 
 
 def _given(value: ValueT | None, name: str) -> ValueT:

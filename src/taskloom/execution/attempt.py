@@ -22,7 +22,7 @@ from taskloom.lifecycle import Change
 from taskloom.model import Failure, TaskEntity
 from taskloom.policy import next_attempt_in
 from taskloom.ports import Backend
-from taskloom.values import encode
+from taskloom.values import encode_checked
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,13 @@ class Interruption(Enum):
 class Attempt:
     """A running attempt; `interrupt` may be called from any thread."""
 
-    def __init__(self, task: TaskEntity[Any], on_progress: Callable[[RunContext], None]) -> None:
-        self.context = RunContext(task, on_progress)
+    def __init__(
+        self,
+        task: TaskEntity[Any],
+        event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any],
+        on_progress: Callable[[RunContext], None],
+    ) -> None:
+        self.context = RunContext(task, event, on_progress)
         self.interruption: Interruption | None = None
         self._runner: asyncio.Task[Any] | None = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
@@ -91,7 +96,7 @@ class Attempts:
 
         The lease is renewed meanwhile.
         """
-        attempt = Attempt(task, self._heart.progressed)
+        attempt = Attempt(task, event, self._heart.progressed)
         self._running.add(attempt)
         self._heart.watch(attempt)
         try:
@@ -104,7 +109,7 @@ class Attempts:
         task = attempt.task
         try:
             results = await self._handle(attempt, event)
-            text = encode(results, "result")
+            text = encode_checked(results)
         except _Interrupted:
             return self._interrupted(attempt)
         except NoHandler as error:
