@@ -20,7 +20,7 @@ def find_module(spec: str) -> TaskModule:
     """
     name, colon, attribute = spec.partition(":")
     if not name or not attribute:
-        missing = "the attribute" if name and colon else "a module and an attribute" if not name else "':attribute'"
+        missing = "the attribute" if name and colon else "':attribute'" if name else "the module"
         raise InvalidInput(APP, f"{spec!r} lacks {missing}", "give package.module:attribute")
     if "" not in sys.path:
         sys.path.insert(0, "")

@@ -25,7 +25,8 @@ CONCURRENCY: Final = 8
 """Handlers at a time: enough to keep every reading process busy while the ends of others are stored."""
 EVERY: Final = 0.2
 """Seconds between two looks at a running task."""
-GRACE: Final = 5.0
+GRACE: Final = 0.0
+"""Seconds. Whoever presses Ctrl-C need not wait for a large file: the next run begins anew."""
 
 try:
     import fcntl
@@ -118,6 +119,7 @@ async def _run(root: Path, out: Path, observer: Observer) -> Outcome:
                 working = asyncio.create_task(worker.run())
                 try:
                     inventory, fingerprints = await _tasks(app, root, out, observer, working)
+                    await worker.drain()  # the last messages: their tasks have ended, but nobody interrupts them
                 finally:
                     worker.stop()
                     with suppress(asyncio.CancelledError):

@@ -1,0 +1,117 @@
+"""Single tasks from their creation to the result that was read back."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
+
+from bench.child import Children
+from bench.figures import file_figures, latency_figures, log_size
+from bench.job import Figures, Job, Measurement
+from bench.loom.app import TENANT, WAIT, application, database
+from bench.loom.create import IN_FLIGHT, create, create_concurrently, create_in_bulk
+from bench.loom.prefill import prefill_finished
+from taskloom import TaskKey, TaskService, TaskStatus
+
+Submit: TypeAlias = Callable[[TaskService, int], Awaitable[list[TaskKey]]]
+
+GAP: Final = 0.02
+"""Seconds of quiet before each sample of a latency, so that the worker is idle."""
+
+
+async def read_back(service: TaskService, keys: Sequence[TaskKey]) -> None:
+    """Wait for each task and check its result: the number of its key, at the first attempt."""
+    numbered = iter(enumerate(keys))
+
+    async def lane() -> None:
+        for number, key in numbered:
+            task = await service.wait(key, WAIT)
+            assert task.status is TaskStatus.COMPLETED, f"{key} is {task.status}"
+            assert task.result == number, f"the result of task {number} is {task.result!r}"
+            assert task.attempt == 1, f"task {number} took {task.attempt} attempts"
+
+    await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
+
+
+async def _through(service: TaskService, count: int, submit: Submit) -> float:
+    begin = time.perf_counter()
+    keys = await submit(service, count)
+    await read_back(service, keys)
+    return time.perf_counter() - begin
+
+
+def _once(runs: int, count: int) -> None:
+    assert runs == count, f"{runs} runs of {count} tasks"
+
+
+def _end_to_end(submit: Submit) -> Measurement:
+    async def run(job: Job) -> Figures:
+        if job.old:
+            await prefill_finished(database(job), job.old)
+        module, runs = application(database(job))
+        async with module.worker(concurrency=job.concurrency):
+            await read_back(module.task_service, [await create(module.task_service, 0)])
+            seconds = await _through(module.task_service, job.count, submit)
+        _once(runs.count, job.count + 1)
+        log_mb = log_size(database(job))
+        await module.aclose()
+        return {"rate": job.count / seconds, **file_figures(database(job), job.old + job.count, log_mb)}
+
+    return lambda job: asyncio.run(run(job))
+
+
+def _worker_processes(job: Job) -> Figures:
+    module, _ = application(database(job))
+
+    async def run() -> float:
+        await read_back(module.task_service, [await create(module.task_service, 0)])
+        return await _through(module.task_service, job.count, create_concurrently)
+
+    with Children("bench.loom.worker", [str(database(job)), str(job.concurrency)], job.processes) as workers:
+        seconds = asyncio.run(run())
+    _once(sum(report["runs"] for report in workers.reports), job.count + 1)
+    module.close()
+    return {"rate": job.count / seconds, "worker_mb": max(report["peak_mb"] for report in workers.reports)}
+
+
+async def _samples(service: TaskService, count: int) -> Figures:
+    starts: list[float] = []
+    results: list[float] = []
+    for _ in range(count + 1):
+        await asyncio.sleep(GAP)
+        begin = time.monotonic_ns()
+        task = await service.create_task(tenant_code=TENANT, task_type="stamp")
+        done = await service.wait(task.key, WAIT)
+        end = time.monotonic_ns()
+        assert isinstance(done.result, int), done
+        starts.append((done.result - begin) / 1e9)
+        results.append((end - begin) / 1e9)
+    return latency_figures(starts[1:], results[1:])  # the first one opens files
+
+
+def _latency_one_process(job: Job) -> Figures:
+    async def run() -> Figures:
+        module, _ = application(database(job))
+        async with module.worker(concurrency=job.concurrency):
+            figures = await _samples(module.task_service, job.count)
+        await module.aclose()
+        return figures
+
+    return asyncio.run(run())
+
+
+def _latency_two_processes(job: Job) -> Figures:
+    module, _ = application(database(job))
+    with Children("bench.loom.worker", [str(database(job)), str(job.concurrency)], 1):
+        figures = asyncio.run(_samples(module.task_service, job.count))
+    module.close()
+    return figures
+
+
+MEASUREMENTS: Final[dict[str, Measurement]] = {
+    "end-to-end": _end_to_end(create_concurrently),
+    "end-to-end-bulk": _end_to_end(create_in_bulk),
+    "workers": _worker_processes,
+    "latency-one-process": _latency_one_process,
+    "latency-two-processes": _latency_two_processes,
+}

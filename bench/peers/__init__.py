@@ -1,0 +1,1 @@
+"""What the others do in the benchmark."""

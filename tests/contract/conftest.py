@@ -1,0 +1,17 @@
+"""Failed assertions of the suites explain themselves like those of test files."""
+
+import pytest
+
+for _suite in (
+    "backends",
+    "base",
+    "change_stream",
+    "clocks",
+    "executions",
+    "ids",
+    "payloads",
+    "queues",
+    "signals",
+    "task_store",
+):
+    pytest.register_assert_rewrite(f"tests.contract.{_suite}")

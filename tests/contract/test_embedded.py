@@ -1,0 +1,60 @@
+"""The contracts, kept by SQLite."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from taskloom.embedded.backend import embedded_backend
+from taskloom.embedded.store import MAX_LOOK
+from taskloom.ids import RandomIds
+from taskloom.ports import Backend
+from tests.contract.backends import BackendContract
+from tests.contract.change_stream import ChangeStreamContract
+from tests.contract.executions import StateMachineContract
+from tests.contract.payloads import PayloadStoreContract
+from tests.contract.queues import QueueContract
+from tests.contract.signals import SignalsContract
+from tests.contract.state_machine import run_store_machine
+from tests.contract.task_store import TaskStoreContract
+from tests.support.clock import FakeClock
+
+
+@pytest.fixture
+def backend(tmp_path: Path, clock: FakeClock) -> Iterator[Backend]:
+    backend = embedded_backend(tmp_path / "tasks.db", "FULL", clock, RandomIds())
+    yield backend
+    backend.close()
+
+
+class TestSqliteTaskStore(TaskStoreContract):
+    many = MAX_LOOK + 2
+
+
+class TestSqliteChangeStream(ChangeStreamContract):
+    pass
+
+
+class TestSqliteQueue(QueueContract):
+    pass
+
+
+class TestSqliteStateMachine(StateMachineContract):
+    pass
+
+
+class TestSqlitePayloadStore(PayloadStoreContract):
+    pass
+
+
+class TestFileSignals(SignalsContract):
+    pass
+
+
+class TestEmbeddedBackend(BackendContract):
+    pass
+
+
+def test_task_store_matches_model(backend: Backend) -> None:
+    """The suite tries each promise; this tries them in any order."""
+    run_store_machine(backend)

@@ -1,0 +1,409 @@
+"""The life of a task as a table and as changes: what can follow what, under which guard (rules 2, 3 and 5)."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskloom import lifecycle
+from taskloom.clock import EPOCH
+from taskloom.lifecycle import NEXT, Change, Claimant, Come, Guard, Patch, Refused, Trigger, Verdict
+from taskloom.model import OPEN, TERMINAL, Failure, FanOut, Kind, Progress, TaskAttributes, TaskEntity, TaskStatus
+from taskloom.values import EncodedJson
+from tests.core.strategies import plain
+
+PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
+COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
+NOW: Final = EPOCH + timedelta(days=20_000)
+FAILURE: Final = Failure(type="ValueError", message="no", attempt=1)
+PLAN: Final = FanOut(chunk_size=2, tolerated_failure_percentage=50)
+PAIRS: Final = {(before, after) for (before, _), after in NEXT.items()}
+
+
+def claimant(now: datetime = NOW, max_lost: int = 3, claim_id: str = "mine") -> Claimant:
+    return Claimant(by="worker", claim_id=claim_id, now=now, lease=timedelta(seconds=60), max_lost=max_lost)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_an_ended_task_is_in_no_row() -> None:
+    """It changes by an explicit retry only, which is another run."""
+    assert not {before for before, _ in NEXT} & TERMINAL
+
+
+def test_every_open_status_is_left_and_reached() -> None:
+    assert {before for before, _ in NEXT} == OPEN
+    assert set(NEXT.values()) >= {PENDING, IN_PROGRESS, COMPLETED, FAILED}
+
+
+def test_every_trigger_is_in_the_table_and_leads_to_one_end() -> None:
+    """From wherever it is pulled: a trigger means one thing."""
+    ends: dict[Trigger, set[TaskStatus]] = {}
+    for (_, trigger), after in NEXT.items():
+        ends.setdefault(trigger, set()).add(after)
+    assert set(ends) == set(Trigger)
+    assert all(len(after) == 1 for after in ends.values())
+
+
+def test_the_design_allows_each_row() -> None:
+    """Design, section 1: PENDING → IN_PROGRESS → an end; IN_PROGRESS → PENDING is a retry or a suspension.
+
+    And a task that nothing will ever run goes from PENDING to FAILED (rule 1); a reclaim stays IN_PROGRESS.
+    """
+    assert {
+        (PENDING, IN_PROGRESS),
+        (PENDING, FAILED),
+        (IN_PROGRESS, IN_PROGRESS),
+        (IN_PROGRESS, PENDING),
+        (IN_PROGRESS, COMPLETED),
+        (IN_PROGRESS, FAILED),
+    } == PAIRS
+
+
+# --- every change ----------------------------------------------------------------------------------------------------
+
+Builder = Callable[[TaskEntity[Any]], Change]
+_ends: Final[dict[str, Any]] = {"now": NOW, "by": "worker", "claim_id": "mine"}
+_counted: Final = {"succeeded": 1, "failed": 1, "now": NOW}
+
+OF_A_CLAIM: Final[Mapping[str, Builder]] = {
+    "completed": lambda task: lifecycle.completed(
+        task, results=EncodedJson("[[1]]"), result_ref=None, progress=Progress(done=1), **_ends
+    ),
+    "failed": lambda task: lifecycle.failed(task, FAILURE, progress=Progress(done=1), **_ends),
+    "waits_for_retry": lambda task: lifecycle.waits_for_retry(
+        task, FAILURE, at=NOW + timedelta(seconds=5), progress=None, **_ends
+    ),
+    "given_back": lambda task: lifecycle.given_back(task, "the worker stopped", **_ends),
+    "renewed": lambda task: lifecycle.renewed(task, until=NOW + timedelta(seconds=60), now=NOW),
+    "progressed": lambda task: lifecycle.progressed(task, Progress(done=1), now=NOW),
+}
+"""Changes that only the owner of a claim makes."""
+OF_A_FAN_OUT: Final[Mapping[str, Builder]] = {
+    "counted": lambda task: lifecycle.counted(task.key, task.run, **_counted),  # type: ignore[arg-type]
+    "finalized": lambda task: lifecycle.finalized(task, succeeded=1, failed=0, **_ends),
+    "finalized badly": lambda task: lifecycle.finalized(task, succeeded=0, failed=2, **_ends),
+    "rejected_fan_out": lambda task: lifecycle.rejected_fan_out(task, FAILURE, **_ends),
+}
+"""Changes of a claimed parent."""
+OTHERS: Final[Mapping[str, Builder]] = {
+    "claim": lambda task: _change(lifecycle.claim(task.key, task, task.kind, claimant())),
+    "claim, for the last time": lambda task: _change(lifecycle.claim(task.key, task, task.kind, claimant(max_lost=1))),
+    "first_claim": lambda task: lifecycle.first_claim(task, 3, None, claimant())[0],
+    "rejected": lambda task: lifecycle.rejected(task, FAILURE, **_ends),
+}
+
+
+def _change(decision: object) -> Change:
+    assert isinstance(decision, Change)
+    return decision
+
+
+def claimed(kind: Kind = Kind.TASK, **fields: Any) -> TaskEntity[Any]:
+    """A task that somebody holds a claim on, or a parent that runs."""
+    lease = None if kind is Kind.SFN_TASK else NOW + timedelta(seconds=30)
+    given_ = {
+        "attempt": 2,
+        "fence": 5,
+        "run": 1,
+        "lease_until": lease,
+        "started_at": NOW,
+        "claim_id": "before",
+    } | fields
+    if kind is Kind.SFN_TASK:
+        given_ = {"attributes": TaskAttributes(sub_task_count=2), "fan_out": PLAN} | given_
+    return plain(kind, IN_PROGRESS, **given_)
+
+
+def changes() -> Iterator[tuple[str, TaskEntity[Any], Change]]:
+    """Every change that there is, each on every kind of task that it is made for."""
+    for kind in (Kind.TASK, Kind.SUB_TASK):
+        for name, build in OF_A_CLAIM.items():
+            yield f"{name}, {kind}", claimed(kind), build(claimed(kind))
+        lost = claimed(kind, lease_until=NOW)
+        for name in ("claim", "claim, for the last time"):
+            yield f"{name}, lost {kind}", lost, OTHERS[name](lost)
+    parent = claimed(Kind.SFN_TASK)
+    for name, build in OF_A_FAN_OUT.items():
+        yield name, parent, build(parent)
+    for kind in Kind:
+        pending = plain(kind, PENDING, fence=3, attempt=0, dispatch="d")
+        yield f"claim, {kind}", pending, OTHERS["claim"](pending)
+    for kind in (Kind.TASK, Kind.SFN_TASK):
+        pending = plain(kind, PENDING, fence=3, attempt=0, dispatch="d")
+        yield f"rejected, {kind}", pending, OTHERS["rejected"](pending)
+    yield "first_claim", plain(Kind.SUB_TASK, PENDING), OTHERS["first_claim"](parent)
+
+
+ALL: Final = [pytest.param(task, change, id=name) for name, task, change in changes()]
+
+
+def test_no_function_that_makes_changes_is_forgotten() -> None:
+    makers = {
+        name
+        for name, function in vars(lifecycle).items()
+        if inspect.isfunction(function)
+        and not name.startswith("_")
+        and "Change" in str(get_type_hints(function).get("return"))
+    }
+    tested = {name.split(",")[0] for name in {**OF_A_CLAIM, **OF_A_FAN_OUT, **OTHERS}} - {"finalized badly"}
+    assert makers == tested
+
+
+@pytest.mark.parametrize(("task", "change"), ALL)
+def test_a_change_only_does_what_the_table_allows(task: TaskEntity[Any], change: Change) -> None:
+    """From every status that its guard lets pass."""
+    after = change.patch.get("status")
+    before = frozenset({PENDING}) if change.guard.absent else change.guard.status
+    assert before is not None, "a change that any status would let pass"
+    assert not before & TERMINAL
+    if after is not None:
+        assert {(status, after) for status in before} <= PAIRS
+
+
+@pytest.mark.parametrize(("task", "change"), ALL)
+def test_a_status_and_its_history_entry_are_one_change(task: TaskEntity[Any], change: Change) -> None:
+    """Rule 5: both, with the same status and the same attempt, or neither."""
+    after = change.patch.get("status")
+    assert (change.history is None) == (after is None)
+    if change.history is not None:
+        assert change.history.status is after
+        assert change.history.at == NOW == change.patch["updated_at"]
+        assert change.history.by == "worker"
+        if after is IN_PROGRESS:
+            assert change.history.attempt == change.patch["attempt"]
+
+
+@pytest.mark.parametrize(("task", "change"), ALL)
+def test_a_change_of_status_can_be_recognised(task: TaskEntity[Any], change: Change) -> None:
+    """Rule 2: its claim id tells that it happened although the answer was lost."""
+    if change.history is None:
+        return
+    claim_id = change.patch["claim_id"]
+    assert claim_id == "mine" != task.claim_id
+    assert lifecycle.is_mine(change, Refused(replace(task, claim_id=claim_id)))
+    assert not lifecycle.is_mine(change, Refused(task))
+    assert not lifecycle.is_mine(change, Refused(None))
+
+
+@pytest.mark.parametrize(("task", "change"), ALL)
+def test_a_lease_is_held_by_claims_only(task: TaskEntity[Any], change: Change) -> None:
+    """And never by a parent (rule 3). Nobody who is not IN_PROGRESS keeps one."""
+    after = change.patch.get("status")
+    if after is IN_PROGRESS and task.kind is not Kind.SFN_TASK:
+        assert change.patch["lease_until"] == NOW + timedelta(seconds=60)
+    elif after is not None and task.lease_until is not None:
+        assert change.patch["lease_until"] is None
+    if task.kind is Kind.SFN_TASK:
+        assert change.patch.get("lease_until") is None
+
+
+@pytest.mark.parametrize(("task", "change"), ALL)
+def test_what_ends_a_task_says_when(task: TaskEntity[Any], change: Change) -> None:
+    after = change.patch.get("status")
+    assert (change.patch.get("finished_at") == NOW) == (after in TERMINAL)
+    if after is FAILED:
+        assert change.patch["error"] is not None
+    if after is COMPLETED and task.kind is not Kind.SFN_TASK:
+        assert change.patch["error"] is None
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SUB_TASK])
+@pytest.mark.parametrize("name", OF_A_CLAIM)
+def test_whoever_writes_for_a_claimed_task_shows_the_fence(name: str, kind: Kind) -> None:
+    """Rule 2. IN_PROGRESS and the very fence of its claim."""
+    task = claimed(kind)
+    guard = OF_A_CLAIM[name](task).guard
+    assert guard.status == frozenset({IN_PROGRESS})
+    assert guard.fence == task.fence
+
+
+@pytest.mark.parametrize("name", OF_A_FAN_OUT)
+def test_a_running_parent_is_guarded_by_its_run(name: str) -> None:
+    """Rule 3: there is no lease on it, and no fence to show; but an older run must not touch it."""
+    parent = claimed(Kind.SFN_TASK, run=4)
+    guard = OF_A_FAN_OUT[name](parent).guard
+    assert guard.run == 4
+    assert guard.status is not None
+    assert guard.status <= OPEN
+    assert guard.status == frozenset({IN_PROGRESS}) or name == "rejected_fan_out"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_claim_raises_the_fence_and_removes_dispatch(kind: Kind) -> None:
+    pending = plain(kind, PENDING, fence=7, attempt=1, dispatch="d", next_attempt_at=NOW)
+    change = OTHERS["claim"](pending)
+    assert change.guard == Guard(status=frozenset({PENDING}), fence=7)
+    assert change.patch["fence"] == 8
+    assert change.patch["attempt"] == 2
+    assert change.patch.get("dispatch", "absent") is None or kind is Kind.SUB_TASK
+    assert change.patch["next_attempt_at"] is None
+
+
+def test_a_reclaim_demands_that_the_lease_has_ended() -> None:
+    """Rule 2: the fence alone would let it overwrite a lease that was renewed meanwhile."""
+    lost = claimed(lease_until=NOW - timedelta(seconds=1))
+    for name in ("claim", "claim, for the last time"):
+        guard = OTHERS[name](lost).guard
+        assert guard.lease_ended_by == NOW
+        assert guard.fence == lost.fence
+
+
+# --- who may claim ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+@pytest.mark.parametrize("kind", Kind)
+def test_an_ended_task_is_not_claimed(status: TaskStatus, kind: Kind) -> None:
+    task = plain(kind, status)
+    assert lifecycle.claim(task.key, task, kind, claimant()) is Verdict.ENDED
+
+
+def test_a_task_that_is_gone_is_not_claimed() -> None:
+    assert lifecycle.claim(plain().key, None, Kind.TASK, claimant()) is Verdict.ENDED
+
+
+def test_a_task_that_waits_is_claimed_when_its_time_has_come() -> None:
+    waiting = plain(next_attempt_at=NOW)
+    second = timedelta(seconds=1)
+    assert lifecycle.claim(waiting.key, waiting, Kind.TASK, claimant(NOW - second)) == Come(NOW)
+    assert isinstance(lifecycle.claim(waiting.key, waiting, Kind.TASK, claimant(NOW)), Change)
+
+
+def test_a_live_lease_is_respected_until_it_ends() -> None:
+    task = claimed(lease_until=NOW)
+    second = timedelta(seconds=1)
+    assert lifecycle.claim(task.key, task, Kind.TASK, claimant(NOW - second)) == Come(NOW)
+    assert isinstance(lifecycle.claim(task.key, task, Kind.TASK, claimant(NOW)), Change)
+
+
+def test_a_running_parent_is_never_reclaimed() -> None:
+    """Rule 3: however long it runs."""
+    parent = claimed(Kind.SFN_TASK)
+    years = claimant(NOW + timedelta(days=5000))
+    assert lifecycle.claim(parent.key, parent, Kind.SFN_TASK, years) is Verdict.RUNS_BY_ITSELF
+
+
+@pytest.mark.parametrize(
+    ("attempt", "max_lost", "message"), [(1, 1, "the worker died 1 time"), (3, 3, "the worker died 3 times")]
+)
+def test_a_task_whose_workers_die_is_given_up(attempt: int, max_lost: int, message: str) -> None:
+    lost = claimed(attempt=attempt, lease_until=NOW)
+    change = _change(lifecycle.claim(lost.key, lost, Kind.TASK, claimant(max_lost=max_lost)))
+    assert change.patch["status"] is FAILED
+    assert change.patch["error"] == Failure(type="WorkerDied", message=message, attempt=attempt)
+    assert change.history is not None
+    assert change.history.reason == message
+    again = _change(lifecycle.claim(lost.key, lost, Kind.TASK, claimant(max_lost=max_lost + 1)))
+    assert again.patch["status"] is IN_PROGRESS
+
+
+def test_the_claim_of_a_fan_out_fixes_its_plan() -> None:
+    parent = plain(Kind.SFN_TASK)
+    change = _change(lifecycle.claim(parent.key, parent, Kind.SFN_TASK, claimant(), PLAN))
+    assert change.patch["fan_out"] == PLAN
+
+
+def test_a_given_back_attempt_does_not_count() -> None:
+    task = claimed(attempt=2)
+    assert OF_A_CLAIM["given_back"](task).patch["attempt"] == 1
+
+
+def test_a_sub_task_begins_with_its_claim() -> None:
+    """Rule 6: nothing is written before it; and the sub-task that is handed to the handler is the one stored."""
+    parent = claimed(Kind.SFN_TASK, run=2)
+    change, task = lifecycle.first_claim(parent, 3, {"a": 1}, claimant())
+    assert change.guard == Guard(absent=True)
+    assert apply(change, None) == replace(task, input=None, version=0)
+    assert task.input == {"a": 1}
+    assert task.run == 2
+
+
+@pytest.mark.parametrize(("failed", "status"), [(0, COMPLETED), (1, COMPLETED), (2, FAILED)])
+def test_the_end_of_a_fan_out(failed: int, status: TaskStatus) -> None:
+    change = lifecycle.finalized(claimed(Kind.SFN_TASK), succeeded=2 - failed, failed=failed, **_ends)
+    assert change.patch["status"] is status
+    assert change.patch["sub_task_succeed_count"] == 2 - failed
+    assert change.patch["sub_task_failed_count"] == failed
+    assert change.patch["fence"] == 6
+
+
+# --- a store of one task, in memory ----------------------------------------------------------------------------------
+
+
+def holds(guard: Guard, task: TaskEntity[Any] | None) -> bool:
+    """Whether a store would carry out a change with this guard."""
+    if task is None:
+        return guard.absent
+    return (
+        not guard.absent
+        and (guard.status is None or task.status in guard.status)
+        and (guard.fence is None or task.fence == guard.fence)
+        and (guard.run is None or task.run == guard.run)
+        and (guard.lease_ended_by is None or task.lease_until is None or task.lease_until <= guard.lease_ended_by)
+    )
+
+
+def apply(change: Change, task: TaskEntity[Any] | None) -> TaskEntity[Any]:
+    """The task after the change, as `ports.TaskStore.update` leaves it."""
+    base = task if task is not None else plain(Kind.SUB_TASK, version=-1)
+    patch: Patch = change.patch
+    own = {name: value for name, value in patch.items() if name in TaskEntity.__dataclass_fields__}
+    inner = {name: value for name, value in patch.items() if name in {"error", "result_ref"}}
+    if patch.get("results") is not None:
+        inner["results"] = [[1]]
+    history = (*base.history, change.history) if change.history is not None else base.history
+    attributes = replace(base.attributes, **inner) if inner else base.attributes  # type: ignore[arg-type]
+    return replace(base, **own, attributes=attributes, history=history, version=base.version + 1)  # type: ignore[arg-type]
+
+
+@given(st.data())
+def test_whoever_lost_its_claim_can_write_nothing_any_more(data: st.DataObject) -> None:
+    """Rule 2, for every pair of workers: after the second claim each change of the first one is refused."""
+    kind = data.draw(st.sampled_from([Kind.TASK, Kind.SUB_TASK]))
+    first = apply(OTHERS["claim"](plain(kind, PENDING)), plain(kind, PENDING))
+    later = (first.lease_until or NOW) + timedelta(milliseconds=data.draw(st.integers(0, 10**6)))
+    reclaim = lifecycle.claim(first.key, first, kind, claimant(later, claim_id="other"))
+    second = apply(_change(reclaim), first)
+    assert second.fence > first.fence
+    name = data.draw(st.sampled_from(sorted(OF_A_CLAIM)))
+    assert not holds(OF_A_CLAIM[name](first).guard, second)
+    assert holds(OF_A_CLAIM[name](second).guard, second)
+
+
+@given(st.lists(st.sampled_from([*OF_A_CLAIM, "claim", "claim", "late claim", "late write"]), max_size=25), st.data())
+def test_a_life_of_any_length(steps: list[str], data: st.DataObject) -> None:
+    """Any steps in any order, also by workers of the past: the fence only grows, ends are ends, history tells all."""
+    task = plain(Kind.TASK, PENDING)
+    past = [task]
+    for step in steps:
+        stale = data.draw(st.sampled_from(past)) if step.startswith("late") else task
+        if step == "late write":
+            step = data.draw(st.sampled_from(sorted(OF_A_CLAIM)))
+        if step.endswith("claim"):
+            decision = lifecycle.claim(stale.key, stale, Kind.TASK, claimant(NOW + timedelta(days=len(past))))
+            if not isinstance(decision, Change):
+                assert decision is Verdict.ENDED
+                continue
+            change = decision
+        elif stale.status is not IN_PROGRESS:
+            continue  # nobody has a claim to write under
+        else:
+            change = OF_A_CLAIM[step](stale)
+        if not holds(change.guard, task):
+            continue
+        before, task = task, apply(change, task)
+        past.append(task)
+        assert not before.is_terminal
+        assert task.fence >= before.fence
+        assert (task.status is IN_PROGRESS) == (task.lease_until is not None)
+        assert task.attempt >= before.attempt or step == "given_back"
+        if task.status is not before.status:
+            assert (before.status, task.status) in PAIRS
+            assert task.history[-1].status is task.status

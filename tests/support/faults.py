@@ -1,0 +1,304 @@
+"""Backends that fail on purpose: wrappers around a real one, through which every call of a port passes.
+
+A *tap* sees each call, may carry it out, and answers it. Taps compose: `tapped(tapped(backend, inner), outer)`.
+"""
+
+import asyncio
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, cast
+
+from taskloom import ports
+from taskloom.errors import StoreBusy, StoreError
+from taskloom.ports import Backend
+
+DEADLINE: Final = 30.0
+"""Seconds of real time after which a test gives up waiting for what must come."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortCall:
+    """One call of a port."""
+
+    name: str
+    """As in `store.update`."""
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+Inner = Callable[..., Awaitable[Any]]
+"""Carries the call out; given arguments take the place of the positional ones."""
+Tap = Callable[[PortCall, Inner], Awaitable[Any]]
+
+_PORTS: Final[Mapping[str, type]] = {
+    "store": ports.TaskStore,
+    "stream": ports.ChangeStream,
+    "queue": ports.Queue,
+    "machine": ports.StateMachine,
+    "payloads": ports.PayloadStore,
+    "items": ports.ItemWriter,
+}
+
+
+def calls_of(port: str) -> frozenset[str]:
+    """The names of all calls of *port* (`store.update`, …), as its Protocol lists them."""
+    members = vars(_PORTS[port])
+    return frozenset(f"{port}.{name}" for name, member in members.items() if inspect.iscoroutinefunction(member))
+
+
+READS: Final = frozenset(
+    {
+        *("store.get", "store.list_tasks", "store.list_sub_tasks", "store.list_chunks"),
+        *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
+    }
+)
+"""Calls that change nothing."""
+
+
+def tapped(backend: Backend, tap: Tap) -> Backend:
+    """*backend* with every call of its store, stream, queue, state machine and payload store going through *tap*."""
+    return replace(
+        backend,
+        store=cast("ports.TaskStore", _Port(backend.store, "store", tap)),
+        stream=cast("ports.ChangeStream", _Port(backend.stream, "stream", tap)),
+        queue=cast("ports.Queue", _Port(backend.queue, "queue", tap)),
+        machine=cast("ports.StateMachine", _Port(backend.machine, "machine", tap)),
+        payloads=cast("ports.PayloadStore", _Port(backend.payloads, "payloads", tap)),
+    )
+
+
+class _Port:
+    def __init__(self, target: object, port: str, tap: Tap) -> None:
+        self._target = target
+        self._port = port
+        self._tap = tap
+        self._calls = calls_of(port)
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._target, attribute)
+        name = f"{self._port}.{attribute}"
+        if name == "payloads.items":
+            return lambda *args: _Port(value(*args), "items", self._tap)
+        if name not in self._calls:
+            return value
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            async def inner(*instead: Any) -> Any:
+                return await value(*(instead or args), **kwargs)
+
+            return await self._tap(PortCall(name, args, kwargs), inner)
+
+        return call
+
+
+class Probe:
+    """A tap that changes nothing: it knows which calls were made, and tells when they were answered."""
+
+    def __init__(self) -> None:
+        self.made: list[PortCall] = []
+        self.answers: list[Any] = []
+        """What the calls came to, in the order of their answers."""
+        self._answered: Counter[str] = Counter()
+        self._condition = threading.Condition()
+
+    async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        with self._condition:
+            self.made.append(call)
+            self._condition.notify_all()
+        answer = await inner()
+        with self._condition:
+            self.answers.append(answer)
+            self._answered[call.name] += 1
+            self._condition.notify_all()
+        return answer
+
+    def count(self, name: str) -> int:
+        """How many calls of this name were answered."""
+        return self._answered[name]
+
+    def named(self, name: str) -> list[PortCall]:
+        """The calls of this name that were made."""
+        return [call for call in self.made if call.name == name]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until *condition*, which speaks of this probe, holds."""
+
+        def wait() -> bool:
+            with self._condition:
+                return self._condition.wait_for(condition, DEADLINE)
+
+        assert await asyncio.to_thread(wait), "the calls that the test waits for were not made"
+
+    async def answered(self, name: str, times: int) -> None:
+        """Wait until *times* calls of this name were answered, counted from the beginning."""
+        await self.until(lambda: self._answered[name] >= times)
+
+
+class Crash(BaseException):
+    """The process is dead. No `except Exception` catches it."""
+
+
+def _raise_crash() -> None:
+    raise Crash
+
+
+class CrashAt:
+    """A tap under which the process dies at call *number* (from 1), before or after it was carried out.
+
+    From then on every call dies too, so that nobody tidies up. *die* may do it in another way.
+    """
+
+    def __init__(self, number: int, *, after: bool, die: Callable[[], None] = _raise_crash) -> None:
+        self._number = number
+        self._after = after
+        self._die = die
+        self._lock = threading.Lock()
+        self._made = 0
+        self.at: PortCall | None = None
+        """The call at which it happened; None while the process lives."""
+
+    async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        with self._lock:
+            if self.at is not None:
+                raise Crash
+            self._made += 1
+            dies = self._made == self._number
+            if dies:
+                self.at = call
+        if not dies:
+            answer = await inner()
+            if self.at is not None:  # it died meanwhile: nobody is there to hear the answer
+                raise Crash
+            return answer
+        if self._after:
+            await inner()
+        self._die()
+        raise AssertionError("it should be dead")
+
+
+class FailAt:
+    """A tap under which call *number* (from 1) raises *error*; with *reply_lost* it was carried out all the same."""
+
+    def __init__(self, number: int, *, reply_lost: bool, error: Callable[[str], StoreError] = StoreBusy) -> None:
+        self._number = number
+        self._reply_lost = reply_lost
+        self._error = error
+        self._lock = threading.Lock()
+        self._made = 0
+        self.at: PortCall | None = None
+
+    async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        with self._lock:
+            self._made += 1
+            fails = self._made == self._number
+            if fails:
+                self.at = call
+        if not fails:
+            return await inner()
+        if self._reply_lost:
+            await inner()
+        raise self._error(f"on purpose, at {call.name}")
+
+
+class Gate:
+    """A tap that holds the calls which *holds* picks until it is opened; with *answer* it holds their answers."""
+
+    def __init__(self, holds: Callable[[PortCall], bool], *, answer: bool = False) -> None:
+        self._holds = holds
+        self._answer = answer
+        self._condition = threading.Condition()
+        self._open = False
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        if not self._holds(call):
+            return await inner()
+        answer = await inner() if self._answer else None
+        passed = asyncio.Event()
+        with self._condition:
+            if self._open:
+                passed.set()
+            else:
+                self._waiting.append((asyncio.get_running_loop(), passed))
+            self._condition.notify_all()
+        await passed.wait()
+        return answer if self._answer else await inner()
+
+    async def held(self, calls: int = 1) -> None:
+        """Wait until at least *calls* calls are held."""
+
+        def wait() -> bool:
+            with self._condition:
+                return self._condition.wait_for(lambda: len(self._waiting) >= calls, DEADLINE)
+
+        assert await asyncio.to_thread(wait), "nothing came to the gate"
+
+    def open(self) -> None:
+        """Let all calls pass, those held and those to come."""
+        with self._condition:
+            self._open = True
+            waiting, self._waiting = self._waiting, []
+        for loop, passed in waiting:
+            loop.call_soon_threadsafe(passed.set)
+
+
+_DELIVERIES: Final = {"stream.take": "stream.next_due", "queue.receive": "queue.next_due"}
+
+
+class Duplicating:
+    """A tap that delivers every stream record and every message twice at once."""
+
+    async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        answer = await inner()
+        return [item for item in answer for _ in range(2)] if call.name in _DELIVERIES else answer
+
+
+class Replaying:
+    """A tap that remembers every stream record and every message, and delivers them all again after `replay`."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[Any]] = {name: [] for name in _DELIVERIES}
+        self._again: dict[str, list[Any]] = {name: [] for name in _DELIVERIES}
+
+    def replay(self, *, newest_first: bool = False) -> int:
+        """Deliver all again, late, with the next calls; how many there are."""
+        for name, seen in self._seen.items():
+            self._again[name] = seen[::-1] if newest_first else seen[:]
+        return sum(map(len, self._again.values()))
+
+    async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        answer = await inner()
+        if call.name in _DELIVERIES:
+            again, self._again[call.name] = self._again[call.name], []
+            self._seen[call.name] += answer
+            return [*again, *answer]
+        return _overdue(call, answer, self._again)
+
+
+class Reordering:
+    """A tap that delivers records and messages in the wrong order: each batch backwards, and behind the next one."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, list[Any]] = {name: [] for name in _DELIVERIES}
+
+    async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        answer = await inner()
+        if call.name in _DELIVERIES:
+            held, self._held[call.name] = self._held[call.name], [] if self._held[call.name] else list(answer)[::-1]
+            return [*list(answer)[::-1], *held] if held else []
+        return _overdue(call, answer, self._held)
+
+
+def _overdue(call: PortCall, answer: Any, held: Mapping[str, Sequence[Any]]) -> Any:
+    """The answer of `next_due` while something is held back: at once."""
+    for deliveries, next_due in _DELIVERIES.items():
+        if call.name == next_due and held[deliveries]:
+            return LONG_AGO
+    return answer
+
+
+LONG_AGO: Final = datetime.fromisoformat("1970-01-02T00:00:00+00:00")
