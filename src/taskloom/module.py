@@ -1,6 +1,5 @@
 """TaskModule: wires one application. The only place that names adapters."""
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +20,7 @@ from taskloom.events.factory import (
 )
 from taskloom.events.marks import is_event_factory
 from taskloom.events.registry import Definition, Registry, TypePolicy
+from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
 from taskloom.model import InvokeContext, Kind, TaskEntity
@@ -237,7 +237,7 @@ class TaskModule:
 
     async def aclose(self) -> None:
         """`close` for event loops."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
+        await HandlerThreads("taskloom-close").run(self.close)
 
     def define(self, kind: Kind, task_type: str, function: Callable[..., Any], policy: TypePolicy) -> None:
         """What the decorators do. Raises: WiringError."""

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 COMMANDS = {
     "demo": ["FOLDER", "--out"],
-    "worker": ["APP", "--concurrency", "--task-type", "--grace", "--log-level"],
+    "worker": ["APP", "--concurrency", "--task-type", "--grace", "--processes", "--log-level"],
     "show": ["KEY", "--database", "--json"],
     "list": [
         "--tenant",

@@ -39,7 +39,6 @@ ERRORS: list[tuple[BaseException, str, str]] = [
     (StopAsyncIteration("early"), "StopAsyncIteration", "early"),
     (TimeoutError("of its own"), "TimeoutError", "of its own"),
     (GiveUp("for good"), "taskloom.errors.GiveUp", "for good"),
-    (GeneratorExit(), "", ""),
     (Own("of another kind"), "", "of another kind"),
     (BaseExceptionGroup("mixed", [Own("a")]), "", "mixed"),
 ]

@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, cast
@@ -246,59 +246,76 @@ class Gate:
             loop.call_soon_threadsafe(passed.set)
 
 
-_DELIVERIES: Final = {"stream.take": "stream.next_due", "queue.receive": "queue.next_due"}
+_LIMITS: Final = {"stream.take": 0, "queue.receive": 1}
+"""Calls that deliver, and which argument says how much at most."""
+_NEXT_DUE: Final = {"stream.next_due": "stream.take", "queue.next_due": "queue.receive"}
+LONG_AGO: Final = datetime.fromisoformat("1970-01-02T00:00:00+00:00")
 
 
-class Duplicating:
-    """A tap that delivers every stream record and every message twice at once."""
+class _Disturbing:
+    """A tap that keeps a backlog of records and of messages, and hands it out as the worker asks for more."""
+
+    def __init__(self) -> None:
+        self._backlog: dict[str, list[Any]] = {name: [] for name in _LIMITS}
 
     async def __call__(self, call: PortCall, inner: Inner) -> Any:
+        if call.name in _LIMITS:
+            backlog, limit = self._backlog[call.name], call.args[_LIMITS[call.name]]
+            if len(backlog) < limit:
+                # What is in the backlog counts: whoever asks for one gets one.
+                args = list(call.args)
+                args[_LIMITS[call.name]] = limit - len(backlog)
+                self._take(call.name, backlog, list(await inner(*args)))
+            return [backlog.pop(0) for _ in range(min(limit, len(backlog)))]
         answer = await inner()
-        return [item for item in answer for _ in range(2)] if call.name in _DELIVERIES else answer
+        if call.name in _NEXT_DUE and self._backlog[_NEXT_DUE[call.name]]:
+            return LONG_AGO
+        return answer
+
+    def _take(self, name: str, backlog: list[Any], arrived: list[Any]) -> None:
+        raise NotImplementedError
 
 
-class Replaying:
+class Duplicating(_Disturbing):
+    """A tap that delivers every stream record and every message twice, one right behind the other."""
+
+    def _take(self, name: str, backlog: list[Any], arrived: list[Any]) -> None:
+        backlog += [item for item in arrived for _ in range(2)]
+
+
+class Replaying(_Disturbing):
     """A tap that remembers every stream record and every message, and delivers them all again after `replay`."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, list[Any]] = {name: [] for name in _DELIVERIES}
-        self._again: dict[str, list[Any]] = {name: [] for name in _DELIVERIES}
+        super().__init__()
+        self._seen: dict[str, list[Any]] = {name: [] for name in _LIMITS}
 
     def replay(self, *, newest_first: bool = False) -> int:
-        """Deliver all again, late, with the next calls; how many there are."""
+        """Deliver all again, late; how many there are."""
         for name, seen in self._seen.items():
-            self._again[name] = seen[::-1] if newest_first else seen[:]
-        return sum(map(len, self._again.values()))
+            self._backlog[name] += seen[::-1] if newest_first else seen
+        return sum(map(len, self._backlog.values()))
 
-    async def __call__(self, call: PortCall, inner: Inner) -> Any:
-        answer = await inner()
-        if call.name in _DELIVERIES:
-            again, self._again[call.name] = self._again[call.name], []
-            self._seen[call.name] += answer
-            return [*again, *answer]
-        return _overdue(call, answer, self._again)
+    def _take(self, name: str, backlog: list[Any], arrived: list[Any]) -> None:
+        self._seen[name] += arrived
+        backlog += arrived
 
 
-class Reordering:
+class Reordering(_Disturbing):
     """A tap that delivers records and messages in the wrong order: each batch backwards, and behind the next one."""
 
     def __init__(self) -> None:
-        self._held: dict[str, list[Any]] = {name: [] for name in _DELIVERIES}
+        super().__init__()
+        self._held: dict[str, list[Any]] = {name: [] for name in _LIMITS}
 
     async def __call__(self, call: PortCall, inner: Inner) -> Any:
-        answer = await inner()
-        if call.name in _DELIVERIES:
-            held, self._held[call.name] = self._held[call.name], [] if self._held[call.name] else list(answer)[::-1]
-            return [*list(answer)[::-1], *held] if held else []
-        return _overdue(call, answer, self._held)
+        answer = await super().__call__(call, inner)
+        return LONG_AGO if call.name in _NEXT_DUE and self._held[_NEXT_DUE[call.name]] else answer
 
-
-def _overdue(call: PortCall, answer: Any, held: Mapping[str, Sequence[Any]]) -> Any:
-    """The answer of `next_due` while something is held back: at once."""
-    for deliveries, next_due in _DELIVERIES.items():
-        if call.name == next_due and held[deliveries]:
-            return LONG_AGO
-    return answer
-
-
-LONG_AGO: Final = datetime.fromisoformat("1970-01-02T00:00:00+00:00")
+    def _take(self, name: str, backlog: list[Any], arrived: list[Any]) -> None:
+        held = self._held[name]
+        if held:
+            backlog += [*arrived[::-1], *held]
+            held.clear()
+        else:
+            held += arrived[::-1]

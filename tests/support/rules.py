@@ -58,7 +58,7 @@ def _check(connection: sqlite3.Connection) -> None:
     # Rule 5: the last entry of the history is the status.
     for table in ("tasks", "sub_tasks"):
         assert not all_of(
-            f"SELECT * FROM {table} WHERE status != json_extract('[' || history || ']', '$[#-1][1]')"  # noqa: S608
+            f"SELECT * FROM {table} WHERE status != json_extract('[' || history || ']', '$[#-1][1]')"
         )
     # An execution that runs has a message on its way.
     assert not all_of(

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import sysconfig
 from collections.abc import Coroutine, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -11,12 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import typer
 from typer.core import TyperGroup
 
-from taskloom.cli import demo_view, finding, logs, output, views, working
+from taskloom.cli import demo_view, finding, logs, output, supervisor, views, working
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.demo.run import run as run_demo
 from taskloom.errors import TaskloomError
 from taskloom.model import TaskKey
 from taskloom.module import TaskModule
+from taskloom.policy import whole_number
 from taskloom.record import to_item
 
 ResultT = TypeVar("ResultT")
@@ -127,18 +129,33 @@ def worker(
             show_default=False,
         ),
     ] = None,
+    processes: Annotated[int, typer.Option(metavar="N", help="Worker processes, each with its own handlers.")] = 1,
     log_level: Annotated[logs.LogLevel, typer.Option(help="What is logged, to the standard error.")] = (
         logs.LogLevel.INFO
     ),
+    until_closed: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the tasks of an application.
 
     It ends with SIGINT (Ctrl-C) or SIGTERM: nothing more is claimed, running handlers have the grace time, and what
-    still runs then is given back for another worker. A second signal ends the process at once.
+    still runs then is given back for another worker. A second signal ends the process at once. With several processes,
+    one that dies is started again.
     """
     logs.configure(log_level)
+    whole_number(processes, "processes", low=1, high=supervisor.MAX_PROCESSES)
     module = finding.find_module(application)
-    _run(module, working.work(module, concurrency=concurrency, task_types=task_type or None, grace=grace))
+    options = working.Options(
+        concurrency=concurrency, task_types=task_type or None, grace=grace, until_closed=until_closed
+    )
+    if processes == 1:
+        _run(module, working.work(module, options))
+        return
+    module.worker(concurrency=concurrency, task_types=task_type or None, grace=grace)  # says now what is wrong
+    command = supervisor.worker_command(application, options, log_level)
+    seconds = module.settings.grace_seconds if grace is None else grace
+    code = asyncio.run(supervisor.Supervisor(command, processes, grace=timedelta(seconds=seconds)).run())
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

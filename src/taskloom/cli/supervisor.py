@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+from taskloom.cli.working import Options
 from taskloom.clock import SystemClock
 
 FIRST_PAUSE: Final = timedelta(milliseconds=500)
@@ -17,6 +18,7 @@ STEADY: Final = timedelta(seconds=10)
 """A process that lived so long was well: the next restart is at once again."""
 MARGIN: Final = timedelta(seconds=10)
 """What a process has to give back its tasks when its grace time is over."""
+MAX_PROCESSES: Final = 256
 FINAL_CODES: Final = frozenset({2})
 """Exit codes that a restart would only repeat: the command is wrong."""
 
@@ -82,7 +84,8 @@ class Supervisor:
             code = await self._wait(process)
             self._running.discard(process)
             if self._stopping.is_set():
-                self._code = self._code or _exit_code(code)
+                if code != -signal.SIGTERM:  # so ends one that had not come so far as to handle the signal
+                    self._code = self._code or _exit_code(code)
                 return
             if code in FINAL_CODES:
                 self._code = code
@@ -112,6 +115,12 @@ def _exit_code(returned: int) -> int:
     return returned if returned >= 0 else 128 - returned
 
 
-def worker_command(application: str, *options: str) -> list[str]:
+def worker_command(application: str, options: Options, log_level: str) -> list[str]:
     """The command that runs one worker of *application* in this Python."""
-    return [sys.executable, "-m", "taskloom.cli", "worker", application, *options]
+    command = [sys.executable, "-m", "taskloom.cli", "worker", application, "--concurrency", str(options.concurrency)]
+    command += ["--log-level", log_level]
+    if options.grace is not None:
+        command += ["--grace", str(options.grace)]
+    for task_type in options.task_types or ():
+        command += ["--task-type", task_type]
+    return command

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -22,18 +23,31 @@ LEFT_BEHIND_SECONDS: Final = 2.0
 log = logging.getLogger(__name__)
 
 
-async def work(module: TaskModule, *, concurrency: int, task_types: Sequence[str] | None, grace: float | None) -> None:
-    """Work until SIGINT or SIGTERM; a second one ends the process at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says of one worker."""
 
-    What runs then has *grace* seconds (default: as the settings say), and is given back when they are over.
+    concurrency: int
+    task_types: Sequence[str] | None
+    grace: float | None
+    """Seconds; None: as the settings say."""
+    until_closed: int | None = None
+    """The number of a pipe; the worker stops when its other end is closed."""
+
+
+async def work(module: TaskModule, options: Options) -> None:
+    """Work until SIGINT or SIGTERM, or until the pipe is closed; a second signal ends the process at once.
+
+    What runs then has the grace time, and is given back when it is over.
     """
-    worker = module.worker(concurrency=concurrency, task_types=task_types, grace=grace)
+    concurrency = options.concurrency
+    worker = module.worker(concurrency=concurrency, task_types=options.task_types, grace=options.grace)
 
     def stop() -> None:
         log.info("asked to stop: running handlers have the grace time; a second signal ends at once")
         worker.stop()
 
-    with _signals(stop):
+    with _signals(stop), _pipe(options.until_closed, stop):
         async with worker:
             _say(f"worker {worker.name} runs {concurrency} at a time; Ctrl-C or SIGTERM stops it")
             await worker.run()
@@ -64,6 +78,24 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _pipe(until_closed: int | None, stop: Callable[[], None]) -> Iterator[None]:
+    if until_closed is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def closed() -> None:  # nobody ever writes to the pipe, so it is readable when its other end is gone
+        loop.remove_reader(until_closed)
+        stop()
+
+    loop.add_reader(until_closed, closed)
+    try:
+        yield
+    finally:
+        loop.remove_reader(until_closed)
 
 
 def _holds(thread: threading.Thread) -> bool:

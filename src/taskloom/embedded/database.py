@@ -165,6 +165,7 @@ def _open(path: Path, *, write: bool) -> sqlite3.Connection:
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
+        schema.refuse_foreign(connection)
         if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
             # Counts only before the first page is written; later it would wait for the write lock, for nothing.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

@@ -150,6 +150,7 @@ def prepare(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == len(MIGRATIONS) and connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
         return
+    refuse_foreign(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         _migrate(connection)
@@ -159,8 +160,8 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
-    # Read again: another process may have been faster.
+def refuse_foreign(connection: sqlite3.Connection) -> None:
+    """Raise StoreCorrupt for a file of somebody else, or from a newer Taskloom; changes nothing."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -168,6 +169,11 @@ def _migrate(connection: sqlite3.Connection) -> None:
         raise StoreCorrupt("the file is a SQLite database of another application; give another path as `database`")
     if version > len(MIGRATIONS):
         raise StoreCorrupt(f"the file has schema version {version}, made by a newer Taskloom; upgrade this one")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    refuse_foreign(connection)  # again, under the lock: another process may have been faster
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     for script in MIGRATIONS[version:]:
         for statement in script.split(";\n"):
             if statement.strip():

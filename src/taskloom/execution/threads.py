@@ -24,7 +24,7 @@ class HandlerThreads:
         self._idle = 0
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(*args)` in a thread, in a copy of the caller's context.
+        """What `function(*args)` returns, called in a thread, in a copy of the caller's context.
 
         When the caller is cancelled the function goes on, and what comes of it is dropped.
         """

@@ -111,7 +111,8 @@ class Worker:
         finally:
             if self._end_signals is not None:
                 self._end_signals()
-            await asyncio.get_running_loop().run_in_executor(None, self._heart.stop)
+            # Not in the executor of the loop, which handlers may have filled for good.
+            await self._threads.run(self._heart.stop)
             log.info("the worker ends", extra={"worker": self.name})
 
     def stop(self) -> None:
