@@ -240,7 +240,7 @@ class Queue(Protocol):
         """Deliver the message again, not before *at*. Does nothing when it was delivered again."""
 
     async def extend(self, receipts: Sequence[Receipt], visible_at: datetime) -> None:
-        """Keep these deliveries until *visible_at*. Does nothing to those that were delivered again."""
+        """Keep these deliveries until *visible_at*. Does nothing to those that were released or delivered again."""
 
     async def next_due(self, served: Served) -> datetime | None:
         """From when on `receive` would return something; None while there is nothing."""

@@ -41,7 +41,10 @@ def encode_checked(value: object) -> EncodedJson:
 def decode(text: str) -> Any:
     """The value of a compact JSON *text*, one that `encode` made."""
     # Half the time of json.loads, which first looks for white space around the value.
-    return _scan(text, 0)[0]
+    try:
+        return _scan(text, 0)[0]
+    except StopIteration as error:
+        raise ValueError(f"no JSON value at position {error.value}") from None
 
 
 def check(value: object, field: str, depth: int = 0) -> None:

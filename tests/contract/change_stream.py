@@ -288,7 +288,7 @@ class ChangeStreamContract(Contract):
 
         async def forward(_: int) -> int:
             own = 0
-            while count := await backend.stream.forward(7):
+            while own <= 60 and (count := await backend.stream.forward(7)):
                 own += count
             return own
 

@@ -281,6 +281,20 @@ class StateMachineContract(Contract):
         await self._collect(rows, [1])
         assert await self._finish_map(rows, 2) == [1]
 
+    @needs("pulls_steps")
+    @scenario
+    async def test_an_old_wait_shortens_no_later_one(self, backend: Backend) -> None:
+        """Each map waits for what its own chunks asked for."""
+        rows = Rows(backend)
+        await self._started(rows, chunks=1, at_once=1)
+        for _ in range(3):
+            (step,) = await self._steps(rows)
+            await backend.machine.report(step, StepOutcome(again_at=rows.now + self.tick))
+            await self._collect(rows, [0])
+            assert await self._steps(rows) == []
+            await self.elapse(backend, self.tick)
+        assert await self._finish_map(rows, 1) == [0]
+
     # --- duplicates and late comers ------------------------------------------------------------------------------
 
     @needs("pulls_steps")

@@ -353,3 +353,36 @@ def test_many_processes_make_one_file_at_once(database: Path, clock: FakeClock) 
 
     asyncio.run(main())
     backend.close()
+
+
+def test_another_process_makes_the_file_between_any_two_statements(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enumerated: whatever was read before is old then, and must not be taken for the file of somebody else."""
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+    path, at, made = tmp_path, 0, 0
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, *args: Any) -> sqlite3.Cursor:
+            nonlocal made
+            made += 1
+            # Under the lock nobody else makes anything.
+            if made == at and not self.in_transaction:
+                assert not processes.killed(processes.create, path, "TASK", False)
+            return super().execute(*args)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Interrupted))
+
+    async def create() -> None:
+        backend = open_backend(path, clock)
+        await module_over(backend).task_service.create_task(tenant_code=TENANT, task_type="cat")
+        await asyncio.to_thread(backend.close)
+
+    for at in range(1, 30):
+        path, made = tmp_path / f"{at}.db", 0
+        asyncio.run(create())
+        statements = made
+        check_rules(path)
+        if statements < at:
+            break
+    assert at > 5

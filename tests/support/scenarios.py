@@ -239,10 +239,10 @@ async def tell(scenario: Scenario, backend: Backend, clock: FakeClock, effects: 
             await worker.drain()
 
 
-async def recover(scenario: Scenario, backend: Backend, clock: FakeClock, rounds: int = 6) -> None:
+async def recover(scenario: Scenario, backend: Backend, clock: FakeClock, effects: Effects | None = None) -> None:
     """After an accident a fresh worker comes, again and again, each time when every lease has run out."""
-    module = module_for(scenario, backend, Effects())
-    for _ in range(rounds):
+    module = module_for(scenario, backend, Effects() if effects is None else effects)
+    for _ in range(6):
         clock.advance(LEASE + 1)
         await work(module)
         if all(task.is_terminal for task in await all_tasks(backend)) and not await _runs(backend):

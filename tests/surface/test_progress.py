@@ -70,6 +70,47 @@ def test_the_last_progress_is_always_written(make_module: MakeModule, clock: Fak
 
 
 def test_progress_is_written_at_most_once_a_second(make_module: MakeModule, clock: FakeClock) -> None:
+    """Whoever looks sees nothing new before the second is over, however often the handler speaks."""
+    module = make_module(clock=clock)
+
+    async def scenario() -> None:
+        go_on, speaking = asyncio.Event(), asyncio.Event()
+
+        @module.task("job")
+        async def job(event: TaskQueueEvent) -> None:
+            event.progress(1)
+            speaking.set()
+            await within_patience(go_on.wait())
+            for done in range(2, 100):
+                event.progress(done)
+            speaking.set()
+            await asyncio.Event().wait()
+
+        service = module.task_service
+        task = await service.create_task(tenant_code="acme", task_type="job")
+
+        async def done() -> float:
+            progress = (await service.get_task(task.key)).progress
+            return progress.done if progress else 0
+
+        async def shows(number: float) -> bool:
+            return await done() == number
+
+        async with module.worker(grace=0):
+            await within_patience(speaking.wait())
+            await until(lambda: shows(1))
+            speaking.clear()
+            go_on.set()
+            await within_patience(speaking.wait())
+            clock.advance(0.999)
+            assert {await done() for _ in range(20)} == {1}
+            clock.advance(0.001)
+            await until(lambda: shows(99))
+
+    asyncio.run(scenario())
+
+
+def test_a_talkative_handler_costs_no_writes(make_module: MakeModule, clock: FakeClock) -> None:
     """Every write raises the version; in an instant that never ends there is at most one for progress."""
     module = make_module(clock=clock)
 

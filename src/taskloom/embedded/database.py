@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _ERRORS: Final[dict[int, type[StoreError]]] = {
     sqlite3.SQLITE_BUSY: StoreBusy,
     sqlite3.SQLITE_LOCKED: StoreBusy,
+    sqlite3.SQLITE_PROTOCOL: StoreBusy,
     sqlite3.SQLITE_FULL: StoreFull,
     sqlite3.SQLITE_IOERR: StoreFull,
     sqlite3.SQLITE_CANTOPEN: StoreFull,
@@ -116,6 +117,7 @@ class Database:
         self.signals = FileSignals(path.with_name(path.name + "-wake"))
         self._lock = threading.Lock()
         self._lanes: _Lanes | None = None
+        self._pid = os.getpid()
 
     async def write(self, work: Callable[[Transaction], ResultT], *, durable: bool = True) -> ResultT:
         """What *work* returns, once the commit that holds its statements is done.
@@ -125,37 +127,40 @@ class Database:
         never by a crash of programs. Raises: StoreError, and what *work* raises (then none of its statements counts).
         """
         job = _Job(work, durable)
-        self._running().writes.put(job)
+        self._put(job, write=True)
         return await job.future  # type: ignore[no-any-return]
 
     async def read(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """What *work* returns; it sees all that was committed before the call. Raises: StoreError."""
         job = _Job(work, durable=False)
-        self._running().reads.put(job)
+        self._put(job, write=False)
         return await job.future  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Let running work finish, close the file and end the threads."""
+        self._check_process()
         with self._lock:
             lanes, self._lanes = self._lanes, None
+            if lanes is not None:
+                lanes.stop()
         if lanes is not None:
-            lanes.stop()
             for thread in lanes.threads:
                 thread.join()
         self.signals.close()
 
-    def _running(self) -> _Lanes:
-        lanes = self._lanes
-        if lanes is not None and lanes.pid == os.getpid():
-            return lanes
-        if lanes is not None:  # after a fork; the lock may be held by a thread that stayed in the parent
-            self._lock = threading.Lock()
-        with self._lock:
-            if self._lanes is None or self._lanes.pid != os.getpid():
+    def _put(self, job: _Job, *, write: bool) -> None:
+        self._check_process()
+        with self._lock:  # so that no job comes behind the mark that ends a thread
+            if self._lanes is None:
                 self._lanes = _Lanes(self._path, self._synchronous, self.signals)
                 # Threads hold no reference to this object: whoever forgets to close it leaks nothing.
                 weakref.finalize(self, self._lanes.stop).atexit = False
-            return self._lanes
+            (self._lanes.writes if write else self._lanes.reads).put(job)
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            # After a fork: the threads are the parent's, and one of them may have held the lock.
+            self._lock, self._lanes, self._pid = threading.Lock(), None, os.getpid()
 
 
 def _open(path: Path, *, write: bool) -> sqlite3.Connection:
@@ -343,6 +348,8 @@ def _settle(jobs: Sequence[_Job]) -> None:
 
 
 def _translated(error: Exception) -> Exception:
+    if isinstance(error, StopIteration):  # which a future cannot carry
+        return RuntimeError(f"StopIteration: {error}")
     if not isinstance(error, (sqlite3.Error, OSError)):
         return error
     code = getattr(error, "sqlite_errorcode", None)

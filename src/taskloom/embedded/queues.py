@@ -44,7 +44,7 @@ _ROUTES: Final = (  # the distinct routes, by a jump per route instead of a look
 )
 _DUE: Final = "SELECT visible_at, id FROM queue WHERE route = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?"
 _RECEIVE: Final = (
-    "UPDATE queue SET visible_at = ?, received = received + 1 WHERE id = ? "
+    "UPDATE queue SET visible_at = ?, received = received + 1, held = 1 WHERE id = ? "
     "RETURNING id, kind, route, received, event_id, pk, code, run, chunk"
 )
 _STANDING: Final = (
@@ -60,7 +60,8 @@ _FORGET: Final = (
     "DELETE FROM stream WHERE sequence IN (SELECT sequence FROM stream WHERE take_at <= ?1 ORDER BY sequence LIMIT ?2)"
 )
 _DELETE: Final = "DELETE FROM queue WHERE id = ? AND received = ?"
-_MOVE: Final = "UPDATE queue SET visible_at = ? WHERE id = ? AND received = ?"
+_RELEASE: Final = "UPDATE queue SET visible_at = ?, held = 0 WHERE id = ? AND received = ?"
+_EXTEND: Final = "UPDATE queue SET visible_at = ? WHERE id = ? AND received = ? AND held = 1"
 
 _STATUS: Final = {letter: status for status, letter in rows.STATUS_LETTER.items()}
 
@@ -171,7 +172,7 @@ class SqliteQueue:
         """See `ports.Queue`."""
 
         def work(transaction: Transaction) -> None:
-            transaction.execute(_MOVE, (to_milliseconds(at), receipt.id, receipt.count))
+            transaction.execute(_RELEASE, (to_milliseconds(at), receipt.id, receipt.count))
             transaction.work = True
 
         await self._database.write(work, durable=False)
@@ -179,7 +180,7 @@ class SqliteQueue:
     async def extend(self, receipts: Sequence[Receipt], visible_at: datetime) -> None:
         """See `ports.Queue`."""
         values = [(to_milliseconds(visible_at), receipt.id, receipt.count) for receipt in receipts]
-        await self._database.write(lambda transaction: _ignore(transaction.executemany(_MOVE, values)), durable=False)
+        await self._database.write(lambda transaction: _ignore(transaction.executemany(_EXTEND, values)), durable=False)
 
     async def next_due(self, served: Served) -> datetime | None:
         """See `ports.Queue`."""

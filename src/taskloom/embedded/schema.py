@@ -73,15 +73,16 @@ CREATE TABLE sub_tasks (          -- written when claimed; what the parent knows
     finished_at INTEGER,
     progress TEXT,
     history TEXT NOT NULL,
-    PRIMARY KEY (parent, idx)
+    PRIMARY KEY (parent, tenant, idx)
 ) WITHOUT ROWID;
 CREATE TABLE chunks (             -- one row per chunk and run, when all its sub-tasks have ended
     parent TEXT NOT NULL,
+    tenant TEXT NOT NULL,
     run INTEGER NOT NULL,
     chunk INTEGER NOT NULL,
     succeeded INTEGER NOT NULL,
     failed INTEGER NOT NULL,
-    PRIMARY KEY (parent, run, chunk)
+    PRIMARY KEY (parent, tenant, run, chunk)
 ) WITHOUT ROWID;
 CREATE TABLE stream (             -- writes after which a task needs a message
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -97,6 +98,7 @@ CREATE TABLE queue (
     route TEXT NOT NULL,          -- <TASK or SFN_TASK>#<task type>
     visible_at INTEGER NOT NULL,
     received INTEGER NOT NULL DEFAULT 0,
+    held INTEGER NOT NULL DEFAULT 0,  -- 1 from the delivery until the release: a late renewal must not undo a release
     event_id TEXT NOT NULL,
     pk TEXT NOT NULL,
     code TEXT NOT NULL,
@@ -162,9 +164,10 @@ def prepare(connection: sqlite3.Connection) -> None:
 
 def refuse_foreign(connection: sqlite3.Connection) -> None:
     """Raise StoreCorrupt for a file of somebody else, or from a newer Taskloom; changes nothing."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    # In this order: another process may make the file between two of these, and marks it together with its tables.
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     if tables and application != APPLICATION_ID:
         raise StoreCorrupt("the file is a SQLite database of another application; give another path as `database`")
     if version > len(MIGRATIONS):

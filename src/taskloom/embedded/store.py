@@ -26,9 +26,12 @@ _SUB_TASKS: Final = (
 _CREATE: Final = f"INSERT INTO tasks ({rows.TASK_COLUMNS}) VALUES ({', '.join('?' * 34)})"
 _STREAM: Final = "INSERT INTO stream (pk, code, event_name) VALUES (?, ?, ?)"
 _CHUNK: Final = (
-    "INSERT INTO chunks (parent, run, chunk, succeeded, failed) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    "INSERT INTO chunks (parent, tenant, run, chunk, succeeded, failed) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT DO NOTHING"
 )
-_CHUNKS: Final = "SELECT chunk, succeeded, failed FROM chunks WHERE parent = ? AND run = ? ORDER BY chunk"
+_CHUNKS: Final = (
+    "SELECT chunk, succeeded, failed FROM chunks WHERE parent = ? AND tenant = ? AND run = ? ORDER BY chunk"
+)
 
 
 class SqliteTaskStore:
@@ -87,17 +90,18 @@ class SqliteTaskStore:
 
     async def put_chunk(self, row: ChunkRow) -> bool:
         """See `ports.TaskStore`."""
-        values = (row.parent.parts.code, row.run, row.chunk, row.succeeded, row.failed)
+        parts = row.parent.parts
+        values = (parts.code, parts.tenant_code, row.run, row.chunk, row.succeeded, row.failed)
         return await self._database.write(lambda transaction: transaction.execute(_CHUNK, values).rowcount == 1)
 
     async def list_chunks(self, parent: TaskKey, run: int) -> Sequence[ChunkRow]:
         """See `ports.TaskStore`."""
-        code = parent.parts.code
+        values = (parent.parts.code, parent.parts.tenant_code, run)
 
         def work(connection: sqlite3.Connection) -> list[ChunkRow]:
             return [
                 ChunkRow(parent=parent, run=run, chunk=chunk, succeeded=succeeded, failed=failed)
-                for chunk, succeeded, failed in connection.execute(_CHUNKS, (code, run))
+                for chunk, succeeded, failed in connection.execute(_CHUNKS, values)
             ]
 
         return await self._database.read(work)
@@ -218,7 +222,8 @@ def _update(
     assignments = [f"{name} = ?" for name in names]
     assignments += [f"{name} = {name} + ?" for name in adds]
     if history:
-        assignments.append("history = history || ',' || ?")  # rule 5: the same write
+        # rule 5: the same write
+        assignments.append("history = history || CASE history WHEN '' THEN '' ELSE ',' END || ?")
     assignments.append("version = version + 1")
     if sub_task:
         table, columns = "sub_tasks", rows.SUB_TASK_COLUMNS

@@ -114,7 +114,9 @@ class Attempts:
             return self._interrupted(attempt)
         except NoHandler as error:
             return self._failed(attempt, Failure(type="NoHandler", message=str(error), attempt=task.attempt))
-        except Exception as error:  # noqa: BLE001 - whatever the handler raises becomes a recorded attempt
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise  # the worker itself is ended
+        except BaseException as error:  # noqa: BLE001 - whatever the handler raises becomes a recorded attempt
             return self._raised(attempt, error)
         reference = None
         limit = self._backend.payloads.inline_limit
@@ -184,7 +186,7 @@ class Attempts:
                 log.warning("the claim was lost; the attempt counts for nothing", extra={"task": task.id})
                 return None
 
-    def _raised(self, attempt: Attempt, error: Exception) -> Change:
+    def _raised(self, attempt: Attempt, error: BaseException) -> Change:
         task = attempt.task
         policy = self._registry.policy(task.kind, task.task_type)
         delay = None

@@ -9,6 +9,7 @@ from typing import Final
 from taskloom import lifecycle
 from taskloom.events.registry import Call, Registry
 from taskloom.events.service import EventService
+from taskloom.execution.failures import reason
 from taskloom.execution.writes import patiently, write
 from taskloom.model import Failure
 from taskloom.ports import Backend, StreamFailure, StreamRecord, TaskMessage
@@ -45,16 +46,17 @@ class Dispatcher:
         failures: list[StreamFailure] = []
         for record, outcome in zip(records, await self._outcomes(records), strict=True):
             if isinstance(outcome, BaseException):
-                failures.append(self._failure(record, outcome, clock.now()))
+                failure = self._failure(record, outcome, clock.now())
+                failures.append(failure)
+                if failure.retry_at is None:
+                    # rule 1: before the record is gone, so that a crash in between leaves no task without an end.
+                    await self._reject(record, f"the event factory failed {MAX_FAILURES} times: {failure.reason}")
                 continue
             if not outcome:
                 await self._reject(record, "the event factory returned no event for this task")
             # Several messages for one record differ in nothing but their event ids: one is enough.
             done.append((record.sequence, outcome[0] if outcome else None))
         await patiently(clock, lambda: stream.settle(done, failures))
-        for record, failure in ((record, f) for f in failures for record in records if record.sequence == f.sequence):
-            if failure.retry_at is None:
-                await self._reject(record, f"the event factory failed {MAX_FAILURES} times: {failure.reason}")
         return len(records)
 
     async def _outcomes(self, records: Sequence[StreamRecord]) -> Sequence[Sequence[TaskMessage] | BaseException]:
@@ -64,8 +66,6 @@ class Dispatcher:
         )
 
     def _failure(self, record: StreamRecord, error: BaseException, now: datetime) -> StreamFailure:
-        if not isinstance(error, Exception):
-            raise error
         log.warning(
             "the event factory failed",
             extra={"task": record.image.id, "failures": record.failures + 1},
@@ -74,17 +74,17 @@ class Dispatcher:
         last = record.failures + 1 >= MAX_FAILURES
         return StreamFailure(
             sequence=record.sequence,
-            reason=f"{type(error).__name__}: {error}",
+            reason=reason(error),
             retry_at=None if last else now + FIRST_RETRY * 2**record.failures,
         )
 
-    async def _reject(self, record: StreamRecord, reason: str) -> None:
+    async def _reject(self, record: StreamRecord, why: str) -> None:
         """Nothing will ever run the task, so it must not wait for ever."""
         await write(
             self._backend,
             lifecycle.rejected(
                 record.image,
-                Failure(type="EventFactory", message=reason),
+                Failure(type="EventFactory", message=why),
                 now=self._backend.clock.now(),
                 by=self._by,
                 claim_id=self._backend.ids.token(),

@@ -22,6 +22,11 @@ def failure(error: BaseException, *, attempt: int, will_retry: bool) -> Failure:
     )
 
 
+def reason(error: BaseException) -> str:
+    """*error* in one bounded, encodable line."""
+    return _clean(f"{type(error).__name__}: {_message(error)}", MAX_MESSAGE)
+
+
 def _message(error: BaseException) -> str:
     try:
         text = str(error)

@@ -1,5 +1,6 @@
 """From a task message to the end of an attempt of a single task."""
 
+import asyncio
 import logging
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,6 +9,7 @@ from taskloom import lifecycle, payloads
 from taskloom.events.registry import Registry
 from taskloom.events.service import EventService
 from taskloom.execution.attempt import Attempts
+from taskloom.execution.failures import reason
 from taskloom.execution.writes import write
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Standing, Verdict
 from taskloom.model import Failure, TaskEntity, TaskStatus
@@ -55,17 +57,20 @@ class SingleTasks:
     async def _run(self, delivery: Delivery, task: TaskEntity[Any]) -> Change | None:
         try:
             event = await self._events.task_event(delivery, task, self._attempts.call)
-        except Exception as error:
+        except BaseException as error:
+            runner = asyncio.current_task()
+            if isinstance(error, KeyboardInterrupt) or (runner is not None and runner.cancelling()):
+                raise  # the worker itself is ended
             log.warning("the event factory failed", extra={"task": task.id}, exc_info=True)
-            return self._rejected(task, f"the event factory failed: {type(error).__name__}: {error}")
+            return self._rejected(task, f"the event factory failed: {reason(error)}")
         if event is None:
             return self._rejected(task, "the event factory dropped the message of this task")
         return await self._attempts.run(task, event)
 
-    def _rejected(self, task: TaskEntity[Any], reason: str) -> Change:
+    def _rejected(self, task: TaskEntity[Any], why: str) -> Change:
         return lifecycle.failed(
             task,
-            Failure(type="EventFactory", message=reason, attempt=task.attempt),
+            Failure(type="EventFactory", message=why, attempt=task.attempt),
             progress=None,
             now=self._backend.clock.now(),
             by=self._by,

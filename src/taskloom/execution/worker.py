@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
@@ -18,7 +18,7 @@ from taskloom.execution.heart import Heart
 from taskloom.execution.single import SingleTasks
 from taskloom.execution.threads import HandlerThreads
 from taskloom.model import Kind
-from taskloom.ports import Backend, Delivery, MessageKind
+from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome
 
 LOOK_ANYWAY: Final = timedelta(seconds=5)
 """Signals may be lost: how long a worker trusts that nobody sent one."""
@@ -138,7 +138,8 @@ class Worker:
             await asyncio.wait([idle, *self._pumps], return_when=asyncio.FIRST_COMPLETED)
             idle.cancel()
             self._raise_broken()
-            if self._idle.is_set() and not await self._anything_due():
+            # Looked at again afterwards: a message may have been taken while the storage was asked.
+            if self._idle.is_set() and not await self._anything_due() and self._idle.is_set():
                 return
             self._work()
 
@@ -148,8 +149,8 @@ class Worker:
                 pump.result()
 
     async def _anything_due(self) -> bool:
-        now = self._backend.clock.now()
         due = [await self._stream_due(), await self._queue_due()]
+        now = self._backend.clock.now()  # read last: what became due meanwhile is due
         return any(at is not None and at <= now for at in due)
 
     def _work(self) -> None:
@@ -210,9 +211,13 @@ class Worker:
             return 0
         served = self._registry.served(self._task_types)
         visible_at = self._backend.clock.now() + self._lease
-        deliveries = await self._backend.queue.receive(served, self._slots, visible_at=visible_at)
+        wanted, self._slots = self._slots, 0  # taken before the queue answers, so that nobody else takes them
+        deliveries: Sequence[Delivery] = ()
+        try:
+            deliveries = await self._backend.queue.receive(served, wanted, visible_at=visible_at)
+        finally:
+            self._slots += wanted - len(deliveries)
         for delivery in deliveries:
-            self._slots -= 1
             self._heart.hold(delivery.receipt)
             task = asyncio.create_task(self._deliver(delivery))
             self._running.add(task)
@@ -239,17 +244,21 @@ class Worker:
         queue, clock = self._backend.queue, self._backend.clock
         slot = _Slot(self._free_slot)
         try:
-            if delivery.kind is MessageKind.TASK:
+            again_at: datetime | None = None
+            outcome: StepOutcome | None = None
+            if self._stopping.is_set():  # the queue answered after the worker was asked to stop
+                again_at = clock.now()
+            elif delivery.kind is MessageKind.TASK:
                 again_at = await self._task(delivery)
             else:
                 outcome = await self._fan_outs.step(delivery)
-                if outcome is not None:
-                    await self._backend.machine.report(delivery, outcome)
-                    return
-                again_at = clock.now()
-            # The handler is through: the next one need not wait for the message to be gone.
+                again_at = clock.now() if outcome is None else None
+            # Whoever waits for the slot need not wait for the message to be gone.
             slot.give_back()
-            if again_at is None:
+            self._heart.let_go(delivery.receipt)
+            if outcome is not None:
+                await self._backend.machine.report(delivery, outcome)
+            elif again_at is None:
                 await queue.delete(delivery.receipt)
             else:
                 await queue.release(delivery.receipt, again_at)
