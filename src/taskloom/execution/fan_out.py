@@ -12,6 +12,7 @@ from taskloom.events import shapes
 from taskloom.events.registry import Registry
 from taskloom.events.task_events import StepFunctionTaskEvent
 from taskloom.execution.attempt import Attempts
+from taskloom.execution.slots import Slots
 from taskloom.execution.writes import patiently, write, write_many
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Verdict, Written
 from taskloom.model import Failure, FanOut, Kind, TaskEntity, TaskStatus
@@ -49,8 +50,7 @@ class FanOuts:
         lease: timedelta,
         by: str,
         may_start: Callable[[], bool],
-        extra_slot: Callable[[], bool],
-        free_slot: Callable[[], None],
+        slots: Slots,
     ) -> None:
         self._backend = backend
         self._registry = registry
@@ -58,8 +58,7 @@ class FanOuts:
         self._lease = lease
         self._by = by
         self._may_start = may_start
-        self._extra_slot = extra_slot
-        self._free_slot = free_slot
+        self._slots = slots
 
     async def start(self, delivery: Delivery) -> datetime | None:
         """Claim the fan-out of a task message and start its execution; when the message is to come again, if at all.
@@ -202,24 +201,25 @@ class FanOuts:
         )
 
     async def _lanes(self, run: "_ChunkRun", concurrency: int) -> None:
-        """Run the sub-tasks: the first lane in the slot of the delivery, more where the worker has room."""
+        """Run the sub-tasks: the first lane in the slot of the delivery, more as soon as the worker has room."""
         if concurrency == 1:
             await self._lane(run)
             return
         async with asyncio.TaskGroup() as group:
-            for number in range(min(concurrency, len(run.inputs))):
-                if number == 0:
-                    group.create_task(self._lane(run))
-                elif self._extra_slot():
-                    group.create_task(self._extra_lane(run))
-                else:
-                    break
+            for _ in range(min(concurrency, len(run.inputs)) - 1):
+                group.create_task(self._extra_lane(run))
+            try:
+                await self._lane(run)
+            finally:
+                run.over = True
+                self._slots.nudge()
 
     async def _extra_lane(self, run: "_ChunkRun") -> None:
-        try:
-            await self._lane(run)
-        finally:
-            self._free_slot()
+        if await self._slots.take_unless(lambda: run.over):
+            try:
+                await self._lane(run)
+            finally:
+                self._slots.give_back()
 
     async def _lane(self, run: "_ChunkRun") -> None:
         """One sub-task after the other. The end of one and the claim of the next go to the store together."""
@@ -331,3 +331,5 @@ class _ChunkRun:
     context: dict[str, Any]
     tally: _Tally
     stopped: bool = False
+    over: bool = False
+    """No sub-task is left to be started."""

@@ -16,6 +16,7 @@ from taskloom.execution.dispatch import Dispatcher
 from taskloom.execution.fan_out import FanOuts
 from taskloom.execution.heart import Heart
 from taskloom.execution.single import SingleTasks
+from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
 from taskloom.model import Kind
 from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome
@@ -57,7 +58,7 @@ class Worker:
         self._grace = grace
         self.name = f"{socket.gethostname()}/{os.getpid()}/{backend.ids.token()[:6]}"
         """Stands in the history of the tasks that it runs."""
-        self._slots = concurrency
+        self._slots = Slots(concurrency)
         self._concurrency = concurrency
         self._threads = HandlerThreads("taskloom-handler")
         self._heart = Heart(backend, lease, _claim_lost)
@@ -71,13 +72,11 @@ class Worker:
             lease,
             self.name,
             may_start=lambda: not self._stopping.is_set(),
-            extra_slot=self._take_slot,
-            free_slot=self._free_slot,
+            slots=self._slots,
         )
         self._stopping = asyncio.Event()
         self._stream_work = asyncio.Event()
         self._queue_work = asyncio.Event()
-        self._slot_free = asyncio.Event()
         self._idle = asyncio.Event()
         self._waiting = {"stream": False, "queue": False}
         self._running: set[asyncio.Task[None]] = set()
@@ -119,7 +118,7 @@ class Worker:
         """Claim nothing more; `async with` then ends as soon as the running handlers do, or the grace time is over."""
         self._stopping.set()
         self._work()
-        self._slot_free.set()
+        self._slots.nudge()
 
     async def run(self) -> None:
         """Work until `stop` is called."""
@@ -204,19 +203,17 @@ class Worker:
         return await self._dispatcher.dispatch()
 
     async def _receive(self) -> int:
-        while self._slots <= 0 and not self._stopping.is_set():
-            self._slot_free.clear()
-            await self._slot_free.wait()
-        if self._stopping.is_set():
+        # Taken before the queue answers, so that nobody else takes them meanwhile.
+        wanted = await self._slots.take_all_unless(self._stopping.is_set)
+        if not wanted:
             return 0
         served = self._registry.served(self._task_types)
         visible_at = self._backend.clock.now() + self._lease
-        wanted, self._slots = self._slots, 0  # taken before the queue answers, so that nobody else takes them
         deliveries: Sequence[Delivery] = ()
         try:
             deliveries = await self._backend.queue.receive(served, wanted, visible_at=visible_at)
         finally:
-            self._slots += wanted - len(deliveries)
+            self._slots.give_back(wanted - len(deliveries))
         for delivery in deliveries:
             self._heart.hold(delivery.receipt)
             task = asyncio.create_task(self._deliver(delivery))
@@ -230,19 +227,9 @@ class Worker:
         if not task.cancelled() and task.exception() is not None:
             log.error("a delivery failed; its message comes again", exc_info=task.exception())
 
-    def _take_slot(self) -> bool:
-        if self._slots <= 0:
-            return False
-        self._slots -= 1
-        return True
-
-    def _free_slot(self) -> None:
-        self._slots += 1
-        self._slot_free.set()
-
     async def _deliver(self, delivery: Delivery) -> None:
         queue, clock = self._backend.queue, self._backend.clock
-        slot = _Slot(self._free_slot)
+        slot = _Slot(self._slots.give_back)
         try:
             again_at: datetime | None = None
             outcome: StepOutcome | None = None
