@@ -154,7 +154,7 @@ def test_a_lease_that_is_not_renewed_runs_out(backend: Backend, clock: FakeClock
 
     async def main() -> None:
         task = await create(backend)
-        async with module.worker():
+        async with module.worker(concurrency=1):  # so that it does not take over from itself
             await inside.wait()
             clock.advance(LEASE)
             await work(other_worker(backend, effects))

@@ -58,7 +58,7 @@ async def overtaken(backend: Backend, clock: FakeClock, kind: str, slow: Tap) ->
             task = await service.create_task(tenant_code=TENANT, task_type="cat")
         else:
             task = await service.create_step_function_task(tenant_code=TENANT, task_type="cat", input=[1])
-        async with first.worker():
+        async with first.worker(concurrency=1):  # so that it does not take over from itself
             await first_is_in.wait()
             clock.advance(LEASE)
             async with second.worker() as worker:

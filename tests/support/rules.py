@@ -57,9 +57,7 @@ def _check(connection: sqlite3.Connection) -> None:
         assert (succeeded, failed) == chunks
     # Rule 5: the last entry of the history is the status.
     for table in ("tasks", "sub_tasks"):
-        assert not all_of(
-            f"SELECT * FROM {table} WHERE status != json_extract('[' || history || ']', '$[#-1][1]')"
-        )
+        assert not all_of(f"SELECT * FROM {table} WHERE status != json_extract('[' || history || ']', '$[#-1][1]')")
     # An execution that runs has a message on its way.
     assert not all_of(
         "SELECT * FROM executions WHERE status = 'RUNNING' AND NOT EXISTS (SELECT 1 FROM queue WHERE "

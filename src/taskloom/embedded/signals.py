@@ -29,8 +29,8 @@ class FileSignals:
     """`ports.Signals` for processes that share a database.
 
     Each process with listeners binds a datagram socket in the folder `<database>-wake`; who commits sends a datagram to
-    every socket there. Where the system has no such sockets, or the path is too long, processes do not wake each other,
-    and each finds new work when it looks by itself.
+    every socket there. Where the system has no such sockets, or (not on Linux) the path is too long, processes do not
+    wake each other, and each finds new work when it looks by itself.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,6 +45,7 @@ class FileSignals:
         self._receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
         self._own: str | None = None
+        self._folder_fd: int | None = None
         self._peers: Sequence[str] = ()
         self._seen: int | None = None
 
@@ -97,6 +98,9 @@ class FileSignals:
         if self._sender is not None:
             self._sender.close()
             self._sender = None
+        if self._folder_fd is not None:
+            os.close(self._folder_fd)
+            self._folder_fd = None
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -167,8 +171,11 @@ class FileSignals:
                 log.debug("a signal was not sent", extra={"peer": peer, "error": str(error)})
 
     def _path(self, name: str) -> str:
+        """A path of the socket that is short enough."""
         path = str(self.folder / name)
         if len(os.fsencode(path)) <= MAX_PATH:
             return path
-        relative = os.path.relpath(path)
-        return relative if len(os.fsencode(relative)) <= MAX_PATH else path
+        if self._folder_fd is None:
+            self._folder_fd = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        # Source: proc(5): the folder under a name that is never long. Elsewhere binding fails, and is logged.
+        return f"/proc/self/fd/{self._folder_fd}/{name}"
