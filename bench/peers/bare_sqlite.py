@@ -59,12 +59,14 @@ _CLAIM_SUB_TASK: Final = (
 _FINISH_SUB_TASK: Final = (
     "UPDATE sub_tasks SET status = 'C', results = ?, claim_id = ?, lease_until = NULL, finished_at = ?, "
     "updated_at = ?, version = version + 1, history = history || ',' || ? "
-    "WHERE parent = ? AND idx = ? AND status = 'I' AND fence = 1"
+    "WHERE parent = ? AND tenant = 'bench' AND idx = ? AND status = 'I' AND fence = 1"
 )
-_CHUNK: Final = "INSERT INTO chunks (parent, run, chunk, succeeded, failed) VALUES (?, 1, ?, ?, 0)"
+_CHUNK: Final = "INSERT INTO chunks (parent, tenant, run, chunk, succeeded, failed) VALUES (?, 'bench', 1, ?, ?, 0)"
 _ITEMS: Final = "INSERT INTO payload_items (reference, first, lines) VALUES (?, ?, ?)"
 _COUNT: Final = "UPDATE tasks SET sub_task_succeed_count = sub_task_succeed_count + ? WHERE pk = ? AND code = ?"
-_SUB_TASK_RESULTS: Final = "SELECT results FROM sub_tasks WHERE parent = ? AND status = 'C' ORDER BY idx"
+_SUB_TASK_RESULTS: Final = (
+    "SELECT results FROM sub_tasks WHERE parent = ? AND tenant = 'bench' AND status = 'C' ORDER BY idx"
+)
 
 _CREATED: Final = f'[{NOW},"P",1,0,null,null]'
 _CLAIMED: Final = f'[{NOW},"I",1,1,null,"{WORKER}"]'
