@@ -54,7 +54,7 @@ class Retry:
     def backoff(self, attempt: int) -> timedelta:
         """The longest delay after failed attempt number *attempt* (from 1)."""
         try:
-            bound = self.initial * self.multiplier ** (attempt - 1)
+            bound = self.initial * float(self.multiplier) ** (attempt - 1)
         except OverflowError:
             bound = self.maximum if self.initial else 0.0
         return timedelta(seconds=min(self.maximum, bound))
