@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -82,7 +82,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
         self,
         *,
         tenant_code: str,
-        input: Iterable[object] | Any,
+        input: Iterable[object] | AsyncIterable[object],
         name: str | None = None,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:

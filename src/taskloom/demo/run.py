@@ -161,7 +161,9 @@ async def _follow(
     ended = asyncio.create_task(service.wait(key))
     try:
         while not ended.done():
-            tell(await service.get_task(key))
+            seen = await service.get_task(key)
+            if not seen.is_terminal:  # its end is told once, below
+                tell(seen)
             await asyncio.wait((ended, working), timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
