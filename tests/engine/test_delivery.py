@@ -76,7 +76,7 @@ def test_every_kind_of_message_is_disturbed(backend: Backend, clock: FakeClock, 
         await tell(story, disturbed, clock)
         if isinstance(disturbance, Replaying):
             disturbance.replay()
-        await work(module_for(story, disturbed, Effects()))  # what a disturbed message left for later comes now
+            await work(module_for(story, disturbed, Effects()))
         seen = [item for answer in probe.answers if isinstance(answer, list) for item in answer]
         assert any(isinstance(item, StreamRecord) for item in seen)
         kinds = [item.kind for item in seen if isinstance(item, Delivery)]
