@@ -17,6 +17,7 @@ from tests.support.scenarios import (
     check_end,
     module_for,
     picture,
+    recover,
     tell,
     work,
 )
