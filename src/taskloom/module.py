@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
 from taskloom import model
 from taskloom import providers as providers_
@@ -34,7 +34,11 @@ from taskloom.sync import SyncModule
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
 
-Provider = Any
+Provider: TypeAlias = Any
+"""What `Given` says, of a class that is marked with `event_handler`."""
+
+GivenT = TypeVar("GivenT")
+Given: TypeAlias = "type[GivenT] | GivenT | Callable[[TaskModule], GivenT]"
 """A class, an instance, or a callable that takes the module and returns an instance."""
 
 MAX_CONCURRENCY: Final = 10_000
@@ -116,9 +120,9 @@ class TaskModule:
     def register(
         cls,
         *,
-        task_queue_event_factory: type[ITaskQueueEventFactory] | ITaskQueueEventFactory | None = None,
+        task_queue_event_factory: "Given[ITaskQueueEventFactory] | None" = None,
         providers: Sequence[Provider] = (),
-        event_factory: type[EventFactory] | EventFactory | None = None,
+        event_factory: "Given[EventFactory] | None" = None,
         enable_controller: bool = False,
         settings: Settings | None = None,
         clock: Clock | None = None,

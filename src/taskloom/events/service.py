@@ -18,8 +18,9 @@ class EventService:
     backend: Backend
     registry: Registry
 
-    async def messages(self, record: StreamRecord, call: Call) -> Sequence[TaskMessage]:
-        """What *record* sends to the task queue: one message per event id, none when the factory drops it.
+    async def message(self, record: StreamRecord, call: Call) -> TaskMessage | None:
+        """What *record* sends to the task queue: one message however many events the factory makes of the task, so
+        that none is dispatched twice; None when it makes none.
 
         Events of the application's own go to their handlers at once. Raises: whatever the factory or a handler raises.
         """
@@ -32,13 +33,9 @@ class EventService:
             at=record.image.updated_at,
         )
         events = await self.registry.event_factory.transform_dynamodb_stream({"Records": [raw]})
-        tasks = {event.event_id: event for event in events if isinstance(event, TaskEvent)}
         await self._handle_others(events, TaskEvent, call)
-        return [
-            _message(event.event_id, event.task_entity)
-            for event in tasks.values()
-            if event.task_key == record.image.key
-        ]
+        mine = (event for event in events if isinstance(event, TaskEvent) and event.task_key == record.image.key)
+        return next((_message(event.event_id, event.task_entity) for event in mine), None)
 
     async def task_event(self, delivery: Delivery, task: TaskEntity[Any], call: Call) -> TaskQueueEvent[Any] | None:
         """The event of the message *delivery* about *task*; None when the event factory drops it.

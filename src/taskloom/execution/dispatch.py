@@ -52,17 +52,16 @@ class Dispatcher:
                     # rule 1: before the record is gone, so that a crash in between leaves no task without an end.
                     await self._reject(record, f"the event factory failed {MAX_FAILURES} times: {failure.reason}")
                 continue
-            if not outcome:
+            if outcome is None:
                 await self._reject(record, "the event factory returned no event for this task")
-            # Several messages for one record differ in nothing but their event ids: one is enough.
-            done.append((record.sequence, outcome[0] if outcome else None))
+            done.append((record.sequence, outcome))
         await patiently(clock, lambda: stream.settle(done, failures))
         return len(records)
 
-    async def _outcomes(self, records: Sequence[StreamRecord]) -> Sequence[Sequence[TaskMessage] | BaseException]:
+    async def _outcomes(self, records: Sequence[StreamRecord]) -> Sequence[TaskMessage | BaseException | None]:
         # Each record on its own: one that fails fails alone.
         return await asyncio.gather(
-            *(self._events.messages(record, self._call) for record in records), return_exceptions=True
+            *(self._events.message(record, self._call) for record in records), return_exceptions=True
         )
 
     def _failure(self, record: StreamRecord, error: BaseException, now: datetime) -> StreamFailure:
