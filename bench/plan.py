@@ -152,7 +152,14 @@ def _all(options: Options) -> Sequence[Workload]:
             title=f"end to end, {tasks:,} tasks",
             metrics=(*_RATE, *_FILE),
             cases=(
-                *cases("end-to-end", taskloom=5_000, sqlite=5_000),
+                *cases("end-to-end", taskloom=5_000),
+                Case(
+                    contender="taskloom",
+                    measurement="end-to-end-one-process",
+                    label="Taskloom, all in one process",
+                    count=tasks,
+                ),
+                *cases("end-to-end", sqlite=5_000),
                 Case(
                     contender="sqlite",
                     measurement="end-to-end-as-queue",
@@ -199,7 +206,7 @@ def _all(options: Options) -> Sequence[Workload]:
             cases=tuple(
                 Case(
                     contender="taskloom",
-                    measurement="workers",
+                    measurement="end-to-end",
                     label=f"Taskloom, {processes} {'process' if processes == 1 else 'processes'}",
                     count=tasks,
                     processes=processes,

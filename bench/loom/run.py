@@ -44,34 +44,41 @@ def _once(runs: int, count: int) -> None:
     assert runs == count, f"{runs} runs of {count} tasks"
 
 
-def _end_to_end(submit: Submit) -> Measurement:
-    async def run(job: Job) -> Figures:
-        if job.old:
-            await prefill_finished(database(job), job.old)
+def _in_one_process(job: Job) -> Figures:
+    async def run() -> Figures:
         module, runs = application(database(job))
         async with module.worker(concurrency=job.concurrency):
             await read_back(module.task_service, [await create(module.task_service, 0)])
-            seconds = await _through(module.task_service, job.count, submit)
+            seconds = await _through(module.task_service, job.count, create_concurrently)
         _once(runs.count, job.count + 1)
-        log_mb = log_size(database(job))
         await module.aclose()
-        return {"rate": job.count / seconds, **file_figures(database(job), job.old + job.count, log_mb)}
+        return {"rate": job.count / seconds}
 
-    return lambda job: asyncio.run(run(job))
+    return asyncio.run(run())
 
 
-def _worker_processes(job: Job) -> Figures:
-    module, _ = application(database(job))
+def _with_workers(submit: Submit) -> Measurement:
+    def measure(job: Job) -> Figures:
+        if job.old:
+            asyncio.run(prefill_finished(database(job), job.old))
+        module, _ = application(database(job))
 
-    async def run() -> float:
-        await read_back(module.task_service, [await create(module.task_service, 0)])
-        return await _through(module.task_service, job.count, create_concurrently)
+        async def run() -> float:
+            await read_back(module.task_service, [await create(module.task_service, 0)])
+            return await _through(module.task_service, job.count, submit)
 
-    with Children("bench.loom.worker", [str(database(job)), str(job.concurrency)], job.processes) as workers:
-        seconds = asyncio.run(run())
-    _once(sum(report["runs"] for report in workers.reports), job.count + 1)
-    module.close()
-    return {"rate": job.count / seconds, "worker_mb": max(report["peak_mb"] for report in workers.reports)}
+        with Children("bench.loom.worker", [str(database(job)), str(job.concurrency)], job.processes) as workers:
+            seconds = asyncio.run(run())
+            log_mb = log_size(database(job))
+        _once(sum(report["runs"] for report in workers.reports), job.count + 1)
+        module.close()
+        return {
+            "rate": job.count / seconds,
+            "worker_mb": max(report["peak_mb"] for report in workers.reports),
+            **file_figures(database(job), job.old + job.count, log_mb),
+        }
+
+    return measure
 
 
 async def _samples(service: TaskService, count: int) -> Figures:
@@ -109,9 +116,9 @@ def _latency_two_processes(job: Job) -> Figures:
 
 
 MEASUREMENTS: Final[dict[str, Measurement]] = {
-    "end-to-end": _end_to_end(create_concurrently),
-    "end-to-end-bulk": _end_to_end(create_in_bulk),
-    "workers": _worker_processes,
+    "end-to-end": _with_workers(create_concurrently),
+    "end-to-end-bulk": _with_workers(create_in_bulk),
+    "end-to-end-one-process": _in_one_process,
     "latency-one-process": _latency_one_process,
     "latency-two-processes": _latency_two_processes,
 }

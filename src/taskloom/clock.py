@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,11 +33,13 @@ class SystemClock:
         return True
 
 
+@lru_cache(maxsize=4096)
 def from_milliseconds(value: int) -> datetime:
     """The instant *value* milliseconds after 1970-01-01T00:00:00Z."""
     return EPOCH + timedelta(milliseconds=value)
 
 
+@lru_cache(maxsize=4096)
 def to_milliseconds(instant: datetime) -> int:
     """Milliseconds from 1970-01-01T00:00:00Z to *instant*, exactly."""
     return (instant - EPOCH) // MILLISECOND

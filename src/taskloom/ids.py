@@ -5,6 +5,7 @@ import threading
 from datetime import datetime
 from typing import Final
 
+from taskloom import forks
 from taskloom.clock import to_milliseconds
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -23,7 +24,7 @@ class RandomIds:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
-        self._pid = os.getpid()
+        self._forks = forks.count()
         self._bytes = b""
 
     def code(self, now: datetime) -> str:
@@ -45,9 +46,9 @@ class RandomIds:
             return self._random(10).hex()
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._forks != forks.count():
             # After a fork: another thread of the parent may have held the lock, and the random bytes are the parent's.
-            self._lock, self._bytes, self._pid = threading.Lock(), b"", os.getpid()
+            self._lock, self._bytes, self._forks = threading.Lock(), b"", forks.count()
 
     def _random(self, count: int) -> bytes:
         # Asked for in large portions: the system's source gives up the interpreter's lock at each call.

@@ -413,6 +413,14 @@ class TaskEntity(Generic[InputT]):
         return self.progress.done if self.progress else 0
 
 
+def task_entity(**fields: Any) -> TaskEntity[Any]:
+    """A TaskEntity of *all* its fields, for whoever makes many: the constructor of a frozen dataclass sets each of the
+    thirty by a call, which takes three times as long."""
+    entity: TaskEntity[Any] = object.__new__(TaskEntity)
+    entity.__dict__.update(fields)
+    return entity
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[ItemT]):
     """A part of a list. A page may be short, or empty, though more follows."""

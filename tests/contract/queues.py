@@ -150,8 +150,8 @@ class QueueContract(Contract):
         rows = Rows(backend)
         first, second = await self.sent(rows, rows.single(), rows.single())
         deliveries = {delivery.key: delivery for delivery in await self.received(rows)}
-        await backend.queue.delete(deliveries[first.key].receipt)
-        await backend.queue.delete(deliveries[first.key].receipt)
+        await backend.queue.delete([deliveries[first.key].receipt])
+        await backend.queue.delete([deliveries[first.key].receipt])
         await self.elapse(backend, HOUR)
         assert [delivery.key for delivery in await self.received(rows)] == [second.key]
 
@@ -162,7 +162,7 @@ class QueueContract(Contract):
         await self.sent(rows, rows.single())
         (delivery,) = await self.received(rows, for_=self.tick)
         await self.elapse(backend, self.tick)
-        await backend.queue.delete(delivery.receipt)
+        await backend.queue.delete([delivery.receipt])
         assert await self.received(rows) == []
 
     @scenario
@@ -208,11 +208,11 @@ class QueueContract(Contract):
     async def test_an_older_receipt_deletes_nothing(self, backend: Backend) -> None:
         rows = Rows(backend)
         old, new = await self._delivered_twice(rows)
-        await backend.queue.delete(old)
+        await backend.queue.delete([old])
         await self.elapse(backend, self.tick)
         (delivery,) = await self.received(rows)
         assert delivery.received == 3
-        await backend.queue.delete(new)
+        await backend.queue.delete([new])
         await self.elapse(backend, HOUR)
         assert len(await self.received(rows)) == 1
 
@@ -243,7 +243,7 @@ class QueueContract(Contract):
         rows = Rows(backend)
         await self.sent(rows, rows.single())
         (delivery,) = await self.received(rows)
-        await backend.queue.delete(delivery.receipt)
+        await backend.queue.delete([delivery.receipt])
         await backend.queue.release(delivery.receipt, rows.now)
         await backend.queue.extend([delivery.receipt], rows.now)
         assert await self.received(rows) == []
@@ -268,9 +268,9 @@ class QueueContract(Contract):
         assert await backend.queue.next_due(served) == visible_at + HOUR
         await backend.queue.release(first.receipt, visible_at)
         assert await backend.queue.next_due(served) == visible_at
-        await backend.queue.delete(first.receipt)
+        await backend.queue.delete([first.receipt])
         assert await backend.queue.next_due(served) == visible_at + HOUR
-        await backend.queue.delete(second.receipt)
+        await backend.queue.delete([second.receipt])
         assert await backend.queue.next_due(served) is None
 
     @scenario

@@ -128,7 +128,7 @@ def patched(task: TaskEntity[Any], patch: Patch) -> TaskEntity[Any]:
 @given(histories)
 def test_a_history_is_read_back(history: tuple[HistoryEntry, ...]) -> None:
     """Entry by entry, as the column grows: reasons and names may hold anything."""
-    assert rows.history_of(",".join(map(rows.history_text, history))) == history
+    assert rows.History(",".join(map(rows.history_text, history))) == history
     assert all("\n" not in rows.history_text(entry) for entry in history)
 
 

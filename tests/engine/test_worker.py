@@ -131,7 +131,8 @@ def test_a_slot_is_not_given_twice_while_the_queue_answers(backend: Backend) -> 
         return answer
 
     gate = Gate(lambda call: call.name == "queue.receive" and chunk_came)
-    module, gauge = module_over(tapped(tapped(backend, seen), gate)), Gauge()
+    step = Gate(lambda call: call.name == "store.get" and chunk_came)
+    module, gauge = module_over(tapped(tapped(tapped(backend, seen), gate), step)), Gauge()
     inside, leave = asyncio.Event(), asyncio.Event()
 
     @module.step_function_task("cat", chunk_size=2, chunk_concurrency=2)
@@ -148,10 +149,11 @@ def test_a_slot_is_not_given_twice_while_the_queue_answers(backend: Backend) -> 
     async def main() -> None:
         await module.task_service.create_step_function_task(tenant_code=TENANT, task_type="cat", input=range(2))
         async with module.worker(concurrency=2) as worker, asyncio.timeout(DEADLINE):
-            await gate.held()
-            await inside.wait()
-            await rounds(20)
+            await step.held()
             await create(module, 3)
+            await gate.held()
+            step.open()
+            await inside.wait()
             await rounds(20)
             gate.open()
             await rounds(20)

@@ -93,7 +93,8 @@ def _cost(count: int, probe: Probe, path: Path) -> Cost:
         writes_of_sub_tasks=len(of_sub_tasks),
         writes_of_chunks=len(counting) + len(probe.named("store.put_chunk")),
         other_writes=len(changes) - len(of_sub_tasks) - len(counting) + len(starts),
-        messages=sum(len(probe.named(name)) for name in ("machine.report", "queue.delete", "queue.release")),
+        messages=sum(len(probe.named(name)) for name in ("machine.report", "queue.release"))
+        + sum(len(call.args[0]) for call in probe.named("queue.delete")),
         reads=Counter(call.name for call in probe.made if call.name in READS),
         most_read=max((len(answer) for answer in rows if not hasattr(answer[0], "chunk")), default=0),
         largest_message=max(len(repr(item)) for item in [*deliveries, *starts]),

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import pickle
+from collections.abc import MutableSequence, Sequence
 from datetime import UTC, timedelta
 from enum import StrEnum
 from typing import Any
@@ -76,7 +77,8 @@ def test_entities_are_frozen(make_module: MakeModule) -> None:
         name = dataclasses.fields(value)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, None)
-    assert isinstance(task.history, tuple)
+    assert isinstance(task.history, Sequence)
+    assert not isinstance(task.history, MutableSequence)
 
 
 # --- single tasks ----------------------------------------------------------------------------------------------------

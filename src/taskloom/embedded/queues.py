@@ -2,9 +2,8 @@
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded import rows
@@ -63,6 +62,8 @@ _DELETE: Final = "DELETE FROM queue WHERE id = ? AND received = ?"
 _RELEASE: Final = "UPDATE queue SET visible_at = ?, held = 0 WHERE id = ? AND received = ?"
 _EXTEND: Final = "UPDATE queue SET visible_at = ? WHERE id = ? AND received = ? AND held = 1"
 
+_FAN_OUT: Final = f"{Kind.SFN_TASK}#"
+_KINDS: Final = {str(kind): kind for kind in MessageKind}
 _STATUS: Final = {letter: status for status, letter in rows.STATUS_LETTER.items()}
 
 
@@ -152,21 +153,21 @@ class SqliteQueue:
         """See `ports.Queue`."""
         now, until = to_milliseconds(self._clock.now()), to_milliseconds(visible_at)
 
-        def work(transaction: Transaction) -> list[Delivery]:
+        def work(transaction: Transaction) -> list[tuple[Any, ...]]:
             due: list[tuple[int, int]] = []
             for route in _routes(transaction, served):
                 due += transaction.execute(_DUE, (route, now, limit))
             due.sort()
+            # Entities are made of them after the transaction, which other processes wait for.
             return [_receive(transaction, id_, until) for _, id_ in due[:limit]]
 
         # Not durable: whoever loses a delivery in a power cut was not there to make use of it.
-        return await self._database.write(work, durable=False)
+        return [_delivery(row) for row in await self._database.write(work, durable=False)]
 
-    async def delete(self, receipt: Receipt) -> None:
+    async def delete(self, receipts: Sequence[Receipt]) -> None:
         """See `ports.Queue`."""
-        await self._database.write(
-            lambda transaction: _ignore(transaction.execute(_DELETE, (receipt.id, receipt.count))), durable=False
-        )
+        values = [(receipt.id, receipt.count) for receipt in receipts]
+        await self._database.write(lambda transaction: _ignore(transaction.executemany(_DELETE, values)), durable=False)
 
     async def release(self, receipt: Receipt, at: datetime) -> None:
         """See `ports.Queue`."""
@@ -205,25 +206,30 @@ def _routes(connection: sqlite3.Connection | Transaction, served: Served) -> Ite
     return routes
 
 
-def _receive(transaction: Transaction, id_: int, until: int) -> Delivery:
-    row = transaction.execute(_RECEIVE, (until, id_)).fetchone()
-    _, kind, route, received, event_id, pk, code, run, chunk = row
+def _receive(transaction: Transaction, id_: int, until: int) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = transaction.execute(_RECEIVE, (until, id_)).fetchone()
+    _, kind, route, _, _, pk, code, _, _ = row
+    if kind != MessageKind.TASK or route.startswith(_FAN_OUT):
+        return row, None
+    return row, transaction.execute(_STANDING, (pk, code)).fetchone()
+
+
+def _delivery(raw: tuple[Any, ...]) -> Delivery:
+    (id_, kind, route, received, event_id, pk, code, run, chunk), standing = raw
     task_kind, _, task_type = route.partition("#")
-    standing = None
-    if kind == MessageKind.TASK and task_kind == Kind.TASK:
-        found = transaction.execute(_STANDING, (pk, code)).fetchone()
-        standing = None if found is None else _standing(found)
     return Delivery(
         receipt=Receipt(id=id_, count=received),
-        kind=MessageKind(kind),
+        kind=_KINDS[kind],
         message_id=f"{id_:032x}",
         event_id=event_id,
-        key=TaskKey(pk, f"{task_type}#{code}"),
-        task_kind=Kind(task_kind),
+        key=TaskKey.single(pk.partition("#")[2], task_type, code)
+        if task_kind == Kind.TASK
+        else TaskKey(pk, f"{task_type}#{code}"),
+        task_kind=Kind.TASK if task_kind == Kind.TASK else Kind.SFN_TASK,
         task_type=task_type,
         run=run,
         chunk=chunk,
-        standing=standing,
+        standing=None if standing is None else _standing(standing),
         received=received,
     )
 
@@ -243,8 +249,7 @@ def delete_message(transaction: Transaction, receipt: Receipt) -> bool:
     return transaction.execute(_DELETE, (receipt.id, receipt.count)).rowcount == 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
+class _Standing(NamedTuple):
     """`lifecycle.Standing` of a row."""
 
     status: TaskStatus

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from taskloom import record
 from taskloom.clock import from_milliseconds, to_milliseconds
@@ -17,6 +17,7 @@ from taskloom.model import (
     TaskKey,
     TaskStatus,
     TenantCode,
+    task_entity,
 )
 from taskloom.values import decode
 
@@ -27,6 +28,7 @@ STATUS_LETTER: Final[Mapping[TaskStatus, str]] = {
     TaskStatus.FAILED: "F",
     TaskStatus.CANCELLED: "X",
 }
+_NO_ATTRIBUTES: Final = TaskAttributes()
 _STATUS: Final = {letter: status for status, letter in STATUS_LETTER.items()}
 
 TASK_COLUMNS: Final = (
@@ -52,9 +54,10 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         history,
     ) = row  # fmt: skip
     kind, _, tenant = pk.partition("#")
-    return TaskEntity(
-        key=TaskKey(pk, f"{type_}#{code}"),
-        kind=Kind(kind),
+    single = kind == Kind.TASK
+    return task_entity(
+        key=(TaskKey.single if single else TaskKey.step_function)(tenant, type_, code),
+        kind=Kind.TASK if single else Kind.SFN_TASK,
         code=code,
         task_type=type_,
         name=type_ if name is None else name,
@@ -63,7 +66,10 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         version=version,
         input=None if input_ is None else decode(input_),
         input_ref=input_ref,
-        attributes=TaskAttributes(
+        index=None,
+        attributes=_NO_ATTRIBUTES
+        if not (results or result_ref or error or count is not None or succeeded or failed)
+        else TaskAttributes(
             results=None if results is None else decode(results),
             result_ref=result_ref,
             error=None if error is None else record.failure_of(decode(error)),
@@ -90,7 +96,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         progress=None if progress is None else record.progress_of(decode(progress)),
         execution_arn=execution_arn,
         fan_out=None if fan_out is None else record.fan_out_of(decode(fan_out)),
-        history=history_of(history),
+        history=History(history),
     )
 
 
@@ -127,7 +133,7 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         started_at=_time(started_at),
         finished_at=_time(finished_at),
         progress=None if progress is None else record.progress_of(decode(progress)),
-        history=history_of(history),
+        history=History(history),
     )
 
 
@@ -184,12 +190,50 @@ def _name_text(by: str | None) -> str:
     return _dump(by)
 
 
-def history_of(text: str) -> tuple[HistoryEntry, ...]:
-    """The entries of the column."""
-    return tuple(
-        HistoryEntry(at=from_milliseconds(at), status=_STATUS[status], run=run, attempt=attempt, reason=reason, by=by)
-        for at, status, run, attempt, reason, by in decode(f"[{text}]")
-    )
+class History(Sequence[HistoryEntry]):
+    """The entries of the column, decoded when somebody looks."""
+
+    __slots__ = ("_entries", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._entries: tuple[HistoryEntry, ...] | None = None
+
+    @property
+    def entries(self) -> tuple[HistoryEntry, ...]:
+        """All of them."""
+        if self._entries is None:
+            self._entries = tuple(
+                HistoryEntry(
+                    at=from_milliseconds(at), status=_STATUS[status], run=run, attempt=attempt, reason=reason, by=by
+                )
+                for at, status, run, attempt, reason, by in decode(f"[{self._text}]")
+            )
+        return self._entries
+
+    @overload
+    def __getitem__(self, index: int) -> HistoryEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[HistoryEntry]: ...
+    def __getitem__(self, index: int | slice) -> HistoryEntry | Sequence[HistoryEntry]:
+        return self.entries[index]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, History):
+            return self._text == other._text or self.entries == other.entries
+        return self.entries == other
+
+    def __hash__(self) -> int:
+        return hash(self.entries)
+
+    def __repr__(self) -> str:
+        return repr(self.entries)
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[HistoryEntry, ...]]]:
+        return tuple, (self.entries,)
 
 
 def _time(value: int | None) -> datetime | None:

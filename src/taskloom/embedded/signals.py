@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from taskloom import forks
 from taskloom.embedded import turn
 
 MAX_CODES: Final = 500
@@ -39,7 +40,7 @@ class FileSignals:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._forks = forks.count()
         self._work: list[Callable[[], None]] = []
         self._changes: dict[str, list[Callable[[], None]]] = {}
         self._receiver: socket.socket | None = None
@@ -103,7 +104,7 @@ class FileSignals:
             self._folder_fd = None
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._forks != forks.count():
             self._reset()  # after a fork: sockets and listeners belong to the parent, whose thread may hold the lock
 
     def _tell(self, *, work: bool, ended: Sequence[str] | None) -> None:

@@ -2,8 +2,9 @@
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from taskloom.clock import to_milliseconds
 from taskloom.embedded import rows
@@ -46,25 +47,34 @@ class SqliteTaskStore:
         stream = [(row.entity.pk, row.entity.code, "INSERT") for row in rows_ if row.entity.dispatch is not None]
 
         def work(transaction: Transaction) -> None:
-            for row in values:
-                transaction.execute(_CREATE, row)
-            for record in stream:  # rule 1: the same transaction
-                transaction.execute(_STREAM, record)
-            transaction.work = True
+            if len(values) == 1:
+                transaction.execute(_CREATE, values[0])
+            else:
+                transaction.executemany(_CREATE, values)
+            if stream:  # rule 1: the same transaction
+                transaction.executemany(_STREAM, stream)
+                transaction.work = True
 
         await self._database.write(work)
 
     async def update(self, change: Change) -> Written | Refused:
         """See `ports.TaskStore`."""
-        return await self._database.write(lambda transaction: _carry_out(transaction, change))
+        plan = _plan(change)
+        return _outcome(plan, await self._database.write(lambda transaction: _carry_out(transaction, plan)))
 
     async def update_many(self, changes: Sequence[Change]) -> Sequence[Written | Refused]:
         """See `ports.TaskStore`."""
-        return await self._database.write(lambda transaction: [_carry_out(transaction, change) for change in changes])
+        plans = [_plan(change) for change in changes]
+        raws = await self._database.write(lambda transaction: [_carry_out(transaction, plan) for plan in plans])
+        return [_outcome(plan, raw) for plan, raw in zip(plans, raws, strict=True)]
 
     async def get(self, key: TaskKey) -> TaskEntity[Any] | None:
         """See `ports.TaskStore`."""
-        return await self._database.read(lambda connection: _get(connection, key))
+        find, values = _find(key)
+        row = await self._database.glance(lambda connection: connection.execute(find, values).fetchone())
+        if row is None:
+            return None
+        return rows.sub_task_of(row) if find is _SUB_TASK else rows.task_of(row)
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity[Any]], TaskCode | None]:
         """See `ports.TaskStore`. Looks at no more than `MAX_LOOK` tasks, so a page with a filter may be short."""
@@ -148,53 +158,81 @@ def _look(query: TaskQuery) -> tuple[str, list[Any]]:
     return f"pk = ? AND code {'<' if query.newest_first else '>'} ?", [pk, query.after]
 
 
-def _carry_out(transaction: Transaction, change: Change) -> Written | Refused:
+@dataclass(slots=True)
+class _Plan:
+    """A change as SQL. Made before, and read after the transaction, which other processes wait for."""
+
+    change: Change
+    sql: str
+    values: Sequence[Any]
+    find: tuple[str, tuple[Any, ...]]
+    """How to see what stands there when the change is refused."""
+    record: tuple[str, str, str] | None
+    ended: str | None
+
+
+_Raw: TypeAlias = tuple[bool, Sequence[Any] | None]
+"""Whether the change was carried out; and the row, after it if asked for, or which stood against it."""
+
+
+def _plan(change: Change) -> _Plan:
     parts = change.key.parts
     is_sub_task = parts.kind is Kind.SUB_TASK
     names, values = tuple(change.patch), rows.patch_values(change.patch)
-    where: tuple[Any, ...]
-    if is_sub_task:
-        where = (parts.code, parts.index, parts.tenant_code, parts.task_type)
-    else:
-        where = (change.key.pk, parts.code, parts.task_type)
+    find = _find(change.key)
+    where = find[1]
     if change.guard.absent:
         history = "" if change.history is None else rows.history_text(change.history)
-        sql = _insert(names, change.returning)
-        cursor = transaction.execute(sql, (*values, history, *where))
-    else:
-        guard, guard_values = _guard(change.guard)
-        adds = change.add or {}
-        values += adds.values()
-        if change.history is not None:
-            values.append(rows.history_text(change.history))
-        sql = _update(is_sub_task, names, tuple(adds), change.history is not None, guard, change.returning)
-        cursor = transaction.execute(sql, (*values, *where, *guard_values))
-    row = cursor.fetchone() if change.returning else None
-    if row is None if change.returning else cursor.rowcount != 1:
-        return Refused(_get(transaction, change.key))
+        return _Plan(change, _insert(names, change.returning), (*values, history, *where), find, None, None)
+    guard, guard_values = _guard(change.guard)
+    adds = change.add or {}
+    values += adds.values()
+    if change.history is not None:
+        values.append(rows.history_text(change.history))
+    sql = _update(is_sub_task, names, tuple(adds), change.history is not None, guard, change.returning)
+    record = ended = None
     if not is_sub_task:
-        _signal(transaction, change)
-    if row is None:
-        return Written()
-    return Written(rows.sub_task_of(row) if is_sub_task else rows.task_of(row))
+        if change.patch.get("dispatch") is not None:
+            record = (change.key.pk, parts.code, "MODIFY")
+        if change.patch.get("status") in TERMINAL:
+            ended = parts.code
+    return _Plan(change, sql, (*values, *where, *guard_values), find, record, ended)
 
 
-def _signal(transaction: Transaction, change: Change) -> None:
-    if change.patch.get("dispatch") is not None:  # rule 1: the same transaction
-        transaction.execute(_STREAM, (change.key.pk, change.key.parts.code, "MODIFY"))
+def _carry_out(transaction: Transaction, plan: _Plan) -> _Raw:
+    cursor = transaction.execute(plan.sql, plan.values)
+    row = None
+    if plan.change.returning:
+        row = cursor.fetchone()
+        done = row is not None
+    else:
+        done = cursor.rowcount == 1
+    if not done:
+        return False, transaction.execute(*plan.find).fetchone()
+    if plan.record is not None:  # rule 1: the same transaction
+        transaction.execute(_STREAM, plan.record)
         transaction.work = True
-    if change.patch.get("status") in TERMINAL:
-        transaction.ended.append(change.key.parts.code)
+    if plan.ended is not None:
+        transaction.ended.append(plan.ended)
+    return True, row
 
 
-def _get(connection: sqlite3.Connection | Transaction, key: TaskKey) -> TaskEntity[Any] | None:
+def _outcome(plan: _Plan, raw: _Raw) -> Written | Refused:
+    done, row = raw
+    if row is None:
+        return _WRITTEN if done else Refused(None)
+    entity = rows.sub_task_of(row) if plan.find[0] is _SUB_TASK else rows.task_of(row)
+    return Written(entity) if done else Refused(entity)
+
+
+_WRITTEN: Final = Written()
+
+
+def _find(key: TaskKey) -> tuple[str, tuple[Any, ...]]:
     parts = key.parts
     if parts.kind is Kind.SUB_TASK:
-        values: tuple[Any, ...] = (parts.code, parts.index, parts.tenant_code, parts.task_type)
-        row = connection.execute(_SUB_TASK, values).fetchone()
-        return None if row is None else rows.sub_task_of(row)
-    row = connection.execute(_TASK, (key.pk, parts.code, parts.task_type)).fetchone()
-    return None if row is None else rows.task_of(row)
+        return _SUB_TASK, (parts.code, parts.index, parts.tenant_code, parts.task_type)
+    return _TASK, (key.pk, parts.code, parts.task_type)
 
 
 def _guard(guard: Guard) -> tuple[str, list[Any]]:

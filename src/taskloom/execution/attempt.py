@@ -46,8 +46,8 @@ class Attempt:
     ) -> None:
         self.context = RunContext(task, event, on_progress)
         self.interruption: Interruption | None = None
-        self._runner: asyncio.Task[Any] | None = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
+        self._runner: asyncio.Task[Any] | None = asyncio.current_task(self._loop)
         self.over = asyncio.Event()
 
     @property

@@ -34,14 +34,17 @@ class Dispatcher:
         self._call = call
         self._by = by
 
-    async def dispatch(self) -> int:
-        """Take a batch of records and settle it; how many there were. Raises: StoreError; they come again then."""
+    async def dispatch(self) -> bool:
+        """Take a batch of records and settle it; whether there may be more.
+
+        Raises: StoreError; they come again then.
+        """
         clock, stream = self._backend.clock, self._backend.stream
         if not self._watched:
-            return await stream.forward(FORWARD)
+            return await stream.forward(FORWARD) == FORWARD
         records = await stream.take(BATCH, again_at=clock.now() + TAKEN_FOR)
         if not records:
-            return 0
+            return False
         done: list[tuple[int, TaskMessage | None]] = []
         failures: list[StreamFailure] = []
         for record, outcome in zip(records, await self._outcomes(records), strict=True):
@@ -56,7 +59,7 @@ class Dispatcher:
                 await self._reject(record, "the event factory returned no event for this task")
             done.append((record.sequence, outcome))
         await patiently(clock, lambda: stream.settle(done, failures))
-        return len(records)
+        return len(records) == BATCH
 
     async def _outcomes(self, records: Sequence[StreamRecord]) -> Sequence[TaskMessage | BaseException | None]:
         # Each record on its own: one that fails fails alone.

@@ -1,11 +1,12 @@
 """An event loop in a thread of its own."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from taskloom import forks
 
 ResultT = TypeVar("ResultT")
 
@@ -19,7 +20,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._forks = forks.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -31,12 +32,12 @@ class LoopThread:
         """End the loop and its thread; coroutines that still run are dropped."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is not None and thread is not None and self._pid == os.getpid():
+        if loop is not None and thread is not None and self._forks == forks.count():
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._pid != os.getpid():  # the thread stayed in the parent process, and so may the lock's owner
+        if self._forks != forks.count():  # the thread stayed in the parent process, and so may the lock's owner
             self.__init__(self._name)  # type: ignore[misc]
         with self._lock:
             if self._loop is None:

@@ -2,19 +2,24 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from taskloom import lifecycle, payloads
+from taskloom.errors import StoreError
 from taskloom.events.registry import Registry
 from taskloom.events.service import EventService
 from taskloom.execution.attempt import Attempts
 from taskloom.execution.failures import reason
-from taskloom.execution.writes import write
-from taskloom.lifecycle import Change, Claimant, Come, Refused, Standing, Verdict
+from taskloom.execution.writes import write, write_many
+from taskloom.lifecycle import Change, Claimant, Come, Refused, Standing, Verdict, Written
 from taskloom.model import Failure, TaskEntity, TaskStatus
 from taskloom.policy import lost_lease_limit
 from taskloom.ports import Backend, Delivery
+
+Claimed: TypeAlias = TaskEntity[Any] | datetime | StoreError | None
+"""The task, if it is to be run; else when its message is to come again, None when it is done with."""
 
 log = logging.getLogger(__name__)
 
@@ -30,31 +35,28 @@ class SingleTasks:
         self._lease = lease
         self._by = by
 
-    async def handle(self, delivery: Delivery) -> datetime | None:
-        """Do what the message asks for; when it is to come again, None when it is done with.
+    async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claimed]:
+        """Claim the tasks of these messages, all in one write as far as that goes; for each what came of it.
+
+        Raises: StoreError when none was claimed; the messages will come again by themselves then.
+        """
+        decisions = [self._decide(delivery, await self._standing(delivery)) for delivery in deliveries]
+        changes = [decision for decision in decisions if isinstance(decision, Change)]
+        outcomes = iter(await write_many(self._backend, changes) if changes else ())
+        claims: list[Claimed] = []
+        for delivery, decision in zip(deliveries, decisions, strict=True):
+            if isinstance(decision, Change):
+                claims.append(await self._outcome(delivery, decision, next(outcomes)))
+            else:
+                claims.append(_nothing(decision))
+        return claims
+
+    async def run(self, delivery: Delivery, claimed: TaskEntity[Any]) -> Change | None:
+        """Run the claimed task; the change that ends the attempt, None when there is nothing to write.
 
         Raises: StoreError; the message will come again by itself then.
         """
-        claimed = await self._claim(delivery)
-        if not isinstance(claimed, TaskEntity):
-            return claimed
         task = await payloads.whole(self._backend, claimed)
-        change = await self._run(delivery, task)
-        if change is None:
-            return None
-        outcome = await write(self._backend, change)
-        if isinstance(outcome, Refused):
-            # rule 2: whoever lost its claim loses its result too.
-            log.warning(
-                "the claim was lost; its result is dropped",
-                extra={"task": task.id, "attempt": task.attempt, "status": str(change.patch["status"])},
-            )
-            return None
-        if change.patch["status"] is TaskStatus.PENDING:
-            return change.patch.get("next_attempt_at") or self._backend.clock.now()
-        return None
-
-    async def _run(self, delivery: Delivery, task: TaskEntity[Any]) -> Change | None:
         try:
             event = await self._events.task_event(delivery, task, self._attempts.call)
         except BaseException as error:
@@ -77,31 +79,36 @@ class SingleTasks:
             claim_id=self._backend.ids.token(),
         )
 
-    async def _claim(self, delivery: Delivery) -> TaskEntity[Any] | datetime | None:
-        standing: Standing | None = delivery.standing or await self._backend.store.get(delivery.key)
+    async def _standing(self, delivery: Delivery) -> Standing | None:
+        return delivery.standing or await self._backend.store.get(delivery.key)
+
+    def _decide(self, delivery: Delivery, standing: Standing | None) -> Change | Come | Verdict:
         policy = self._registry.policy(delivery.task_kind, delivery.task_type)
-        while True:
-            decision = lifecycle.claim(
-                delivery.key,
-                standing,
-                delivery.task_kind,
-                Claimant(
-                    by=self._by,
-                    claim_id=self._backend.ids.token(),
-                    now=self._backend.clock.now(),
-                    lease=self._lease,
-                    max_lost=lost_lease_limit(policy.retry),
-                ),
-            )
-            match decision:
-                case Come(at):
-                    return at
-                case Verdict():
-                    return None
-                case _:
-                    outcome = await write(self._backend, decision)
-                    if isinstance(outcome, Refused):
-                        standing = outcome.current  # somebody was faster: look again at what it left
-                        continue
-                    # None: its workers died too often, and that was its end.
-                    return outcome.entity if decision.patch["status"] is TaskStatus.IN_PROGRESS else None
+        return lifecycle.claim(
+            delivery.key,
+            standing,
+            delivery.task_kind,
+            Claimant(
+                by=self._by,
+                claim_id=self._backend.ids.token(),
+                now=self._backend.clock.now(),
+                lease=self._lease,
+                max_lost=lost_lease_limit(policy.retry),
+            ),
+        )
+
+    async def _outcome(self, delivery: Delivery, change: Change, outcome: Written | Refused) -> Claimed:
+        try:
+            while isinstance(outcome, Refused):  # somebody was faster: look again at what it left
+                decision = self._decide(delivery, outcome.current)
+                if not isinstance(decision, Change):
+                    return _nothing(decision)
+                change, outcome = decision, await write(self._backend, decision)
+        except StoreError as error:  # concerns this message only
+            return error
+        # None: its workers died too often, and that was its end.
+        return outcome.entity if change.patch["status"] is TaskStatus.IN_PROGRESS else None
+
+
+def _nothing(decision: Come | Verdict) -> datetime | None:
+    return decision.at if isinstance(decision, Come) else None

@@ -4,27 +4,26 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from taskloom.errors import StoreError, WiringError
 from taskloom.events.registry import Registry
 from taskloom.execution.attempt import Attempt, Attempts, Interruption
 from taskloom.execution.dispatch import Dispatcher
+from taskloom.execution.endings import FIRST_PAUSE, LONGEST_PAUSE, Endings
 from taskloom.execution.fan_out import FanOuts
 from taskloom.execution.heart import Heart
-from taskloom.execution.single import SingleTasks
+from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
-from taskloom.model import Kind
+from taskloom.model import Kind, TaskEntity
 from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome
 
 LOOK_ANYWAY: Final = timedelta(seconds=5)
 """Signals may be lost: how long a worker trusts that nobody sent one."""
-FIRST_PAUSE: Final = timedelta(milliseconds=100)
-LONGEST_PAUSE: Final = timedelta(seconds=60)
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +74,10 @@ class Worker:
             slots=self._slots,
         )
         self._stopping = asyncio.Event()
-        self._stream_work = asyncio.Event()
-        self._queue_work = asyncio.Event()
         self._idle = asyncio.Event()
-        self._waiting = {"stream": False, "queue": False}
+        self._waiting: dict[_Pump, bool] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._endings = Endings(backend, self._heart.let_go, self._spawn)
         self._pumps: list[asyncio.Task[None]] = []
         self._end_signals: Callable[[], None] | None = None
 
@@ -94,10 +92,15 @@ class Worker:
 
         self._end_signals = self._backend.signals.on_work(work)
         self._heart.start()
-        self._pumps = [
-            asyncio.create_task(self._pump("stream", self._stream_work, self._dispatch, self._stream_due)),
-            asyncio.create_task(self._pump("queue", self._queue_work, self._receive, self._queue_due)),
-        ]
+        if self._registry.watches_stream:  # its handlers may take long: no task waits for them
+            pumps = [
+                _Pump(self._dispatcher.dispatch, [self._backend.stream.next_due]),
+                _Pump(self._receive, [self._queue_due]),
+            ]
+        else:
+            pumps = [_Pump(self._forward_and_receive, [self._backend.stream.next_due, self._queue_due])]
+        self._waiting = dict.fromkeys(pumps, False)
+        self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
         return self
 
@@ -148,38 +151,29 @@ class Worker:
                 pump.result()
 
     async def _anything_due(self) -> bool:
-        due = [await self._stream_due(), await self._queue_due()]
+        due = await asyncio.gather(self._backend.stream.next_due(), self._queue_due())
         now = self._backend.clock.now()  # read last: what became due meanwhile is due
         return any(at is not None and at <= now for at in due)
 
     def _work(self) -> None:
         self._idle.clear()
-        self._waiting = {"stream": False, "queue": False}
-        self._stream_work.set()
-        self._queue_work.set()
-
-    def _stream_due(self) -> Awaitable[datetime | None]:
-        return self._backend.stream.next_due()
+        for pump in self._waiting:
+            self._waiting[pump] = False
+            pump.work.set()
 
     def _queue_due(self) -> Awaitable[datetime | None]:
         return self._backend.queue.next_due(self._registry.served(self._task_types))
 
-    async def _pump(
-        self,
-        name: str,
-        work: asyncio.Event,
-        take: Callable[[], Awaitable[int]],
-        next_due: Callable[[], Awaitable[datetime | None]],
-    ) -> None:
+    async def _pump(self, pump: "_Pump") -> None:
         """Take what is there until nothing is, then wait for a signal or for what is due next."""
         clock, failures = self._backend.clock, 0
         while not self._stopping.is_set():
-            work.clear()
+            pump.work.clear()
             try:
-                if await take():
+                if await pump.take():
                     failures = 0
                     continue
-                due = await next_due()
+                due = await asyncio.gather(*(next_due() for next_due in pump.next_due))
                 failures = 0
             except StoreError as error:
                 failures += 1
@@ -187,26 +181,31 @@ class Worker:
                 log.warning("the storage fails; trying again", extra={"error": str(error), "in": str(pause)})
                 await clock.wait(self._stopping, clock.now() + pause)
                 continue
-            if not work.is_set():
-                self._waiting[name] = True
+            until = min([at for at in due if at is not None], default=None)
+            now = clock.now()
+            if until is not None and until <= now:
+                continue
+            if not pump.work.is_set():
+                self._waiting[pump] = True
                 self._check_idle()
-            until = clock.now() + LOOK_ANYWAY
-            await clock.wait(work, until if due is None else min(until, due))
-            self._waiting[name] = False
+            anyway = now + LOOK_ANYWAY
+            await clock.wait(pump.work, anyway if until is None else min(anyway, until))
+            self._waiting[pump] = False
             self._idle.clear()
 
     def _check_idle(self) -> None:
         if all(self._waiting.values()) and not self._running:
             self._idle.set()
 
-    async def _dispatch(self) -> int:
-        return await self._dispatcher.dispatch()
+    async def _forward_and_receive(self) -> bool:
+        # Given to the storage at the same time, so that a message is made and taken in one commit.
+        return any(await asyncio.gather(self._dispatcher.dispatch(), self._receive()))
 
-    async def _receive(self) -> int:
+    async def _receive(self) -> bool:
         # Taken before the queue answers, so that nobody else takes them meanwhile.
         wanted = await self._slots.take_all_unless(self._stopping.is_set)
         if not wanted:
-            return 0
+            return False
         served = self._registry.served(self._task_types)
         visible_at = self._backend.clock.now() + self._lease
         deliveries: Sequence[Delivery] = ()
@@ -214,80 +213,121 @@ class Worker:
             deliveries = await self._backend.queue.receive(served, wanted, visible_at=visible_at)
         finally:
             self._slots.give_back(wanted - len(deliveries))
+        singles = []
         for delivery in deliveries:
             self._heart.hold(delivery.receipt)
-            task = asyncio.create_task(self._deliver(delivery))
-            self._running.add(task)
-            task.add_done_callback(self._done)
-        return len(deliveries)
+            if delivery.kind is MessageKind.TASK and delivery.task_kind is Kind.TASK:
+                singles.append(delivery)
+            else:
+                self._spawn(self._deliver(delivery), delivery)
+        if singles:
+            self._spawn(self._take(singles), *singles)
+        return len(deliveries) == wanted
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], *deliveries: Delivery) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(lambda task: self._done(task, deliveries))
+
+    def _done(self, task: asyncio.Task[None], deliveries: Sequence[Delivery]) -> None:
         self._running.discard(task)
         self._check_idle()
-        if not task.cancelled() and task.exception() is not None:
+        if not task.cancelled() and task.exception() is None:
+            return
+        for delivery in deliveries:
+            self._heart.let_go(delivery.receipt)
+        if not task.cancelled():
             log.error("a delivery failed; its message comes again", exc_info=task.exception())
 
-    async def _deliver(self, delivery: Delivery) -> None:
-        queue, clock = self._backend.queue, self._backend.clock
-        slot = _Slot(self._slots.give_back)
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Claim the single tasks of these messages, and start those that were claimed."""
+        started = 0
         try:
-            again_at: datetime | None = None
-            outcome: StepOutcome | None = None
+            claims: Sequence[Claimed]
             if self._stopping.is_set():  # the queue answered after the worker was asked to stop
-                again_at = clock.now()
+                claims = [self._backend.clock.now()] * len(deliveries)
+            else:
+                try:
+                    claims = await self._single.claim(deliveries)
+                except StoreError as error:
+                    claims = [error] * len(deliveries)
+            for delivery, claimed in zip(deliveries, claims, strict=True):
+                if isinstance(claimed, TaskEntity):
+                    self._spawn(self._run(delivery, claimed), delivery)
+                    started += 1
+                elif isinstance(claimed, StoreError):
+                    self._endings.postpone(delivery, claimed)
+                else:
+                    self._endings.settle(delivery, claimed)
+        finally:
+            self._slots.give_back(len(deliveries) - started)
+
+    async def _run(self, delivery: Delivery, task: TaskEntity[Any]) -> None:
+        try:
+            change = await self._single.run(delivery, task)
+        except StoreError as error:
+            self._endings.postpone(delivery, error)
+        else:
+            if change is None:
+                self._endings.settle(delivery, None)
+            else:
+                self._endings.end(delivery, change)
+        finally:
+            self._slots.give_back()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        """Start a fan-out, or do a step of an execution."""
+        again_at: datetime | None = None
+        outcome: StepOutcome | None = None
+        try:
+            if self._stopping.is_set():  # the queue answered after the worker was asked to stop
+                again_at = self._backend.clock.now()
             elif delivery.kind is MessageKind.TASK:
-                again_at = await self._task(delivery)
+                again_at = await self._fan_outs.start(delivery)
             else:
                 outcome = await self._fan_outs.step(delivery)
-                again_at = clock.now() if outcome is None else None
-            # Whoever waits for the slot need not wait for the message to be gone.
-            slot.give_back()
-            self._heart.let_go(delivery.receipt)
-            if outcome is not None:
-                await self._backend.machine.report(delivery, outcome)
-            elif again_at is None:
-                await queue.delete(delivery.receipt)
-            else:
-                await queue.release(delivery.receipt, again_at)
+                again_at = self._backend.clock.now() if outcome is None else None
         except StoreError as error:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(delivery.received, 12))
-            log.warning(
-                "the storage fails; the message comes again",
-                extra={"task": delivery.key.id, "error": str(error), "in": str(pause)},
-            )
-            await queue.release(delivery.receipt, clock.now() + pause)
+            self._endings.postpone(delivery, error)
+            return
         finally:
-            slot.give_back()
-            self._heart.let_go(delivery.receipt)
-
-    async def _task(self, delivery: Delivery) -> datetime | None:
-        if delivery.task_kind is Kind.SFN_TASK:
-            return await self._fan_outs.start(delivery)
-        return await self._single.handle(delivery)
+            self._slots.give_back()
+        if outcome is None:
+            self._endings.settle(delivery, again_at)
+            return
+        self._heart.let_go(delivery.receipt)
+        try:
+            await self._backend.machine.report(delivery, outcome)
+        except StoreError as error:
+            self._endings.postpone(delivery, error)
 
     async def _finish(self) -> None:
         await asyncio.gather(*self._pumps, return_exceptions=True)
         if not self._running:
             return
         over = asyncio.Event()
-        waiting = asyncio.gather(*self._running, return_exceptions=True)
+        waiting = asyncio.create_task(self._rest())
         waiting.add_done_callback(lambda _: over.set())
         if not await self._backend.clock.wait(over, self._backend.clock.now() + self._grace):
             log.warning("the grace time is over; giving back", extra={"running": len(self._running)})
             self._attempts.interrupt_all(Interruption.STOPPED)
             await waiting
 
+    async def _rest(self) -> None:
+        while self._running:  # each may start others
+            await asyncio.wait(self._running)
 
-class _Slot:
-    """The right to run one handler, given back once."""
 
-    def __init__(self, free: Callable[[], None]) -> None:
-        self._free: Callable[[], None] | None = free
+class _Pump:
+    """What a worker takes from one place."""
 
-    def give_back(self) -> None:
-        if self._free is not None:
-            free, self._free = self._free, None
-            free()
+    def __init__(
+        self, take: Callable[[], Awaitable[bool]], next_due: Sequence[Callable[[], Awaitable[datetime | None]]]
+    ) -> None:
+        self.take = take
+        """Whether there may be more."""
+        self.next_due = next_due
+        self.work = asyncio.Event()
 
 
 def _claim_lost(attempt: Attempt) -> None:
