@@ -13,7 +13,7 @@ from taskloom.lifecycle import Change, Guard, Refused, Written
 from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey, TaskStatus
 from taskloom.ports import ChunkRow, NewTaskRow, TaskQuery
 
-MAX_LOOK: Final = 5000
+MAX_LOOK: Final = 2000
 """Tasks that one page with a filter looks at: bounds its time, however rare a match is."""
 
 _TASK: Final = f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE pk = ? AND code = ? AND type = ?"
