@@ -5,6 +5,8 @@ TaskloomError
 │   └── InvalidType (TypeError)     ... because it is of the wrong kind altogether
 ├── WiringError (TypeError)         handlers, factories or providers do not fit together
 ├── TaskNotFound (LookupError)      no such task in this tenant
+├── TaskEnded                       the task has ended, so there is nothing to cancel
+├── TaskOpen                        the task has not ended, so there is nothing to retry
 ├── ExecutionNotFound (LookupError) no such execution of the state machine
 ├── TaskTokenNotFound (LookupError) nobody waits for this task token
 ├── NotRunning (RuntimeError)       asked for the context of a run outside of one
@@ -62,6 +64,30 @@ class TaskNotFound(TaskloomError, LookupError):
 
     def __reduce__(self) -> tuple[type["TaskNotFound"], tuple[object]]:
         return type(self), (self.task,)
+
+
+class TaskEnded(TaskloomError):
+    """There is nothing to cancel: the task has ended, as its *status* says. Nothing was changed."""
+
+    def __init__(self, task: object, status: str) -> None:
+        self.task = task
+        self.status = status
+        super().__init__(f"{task} has ended, it is {status}; nothing was changed")
+
+    def __reduce__(self) -> tuple[type["TaskEnded"], tuple[object, str]]:
+        return type(self), (self.task, self.status)
+
+
+class TaskOpen(TaskloomError):
+    """There is nothing to retry: the task has not ended, as its *status* says. Nothing was changed."""
+
+    def __init__(self, task: object, status: str) -> None:
+        self.task = task
+        self.status = status
+        super().__init__(f"{task} has not ended, it is {status}; cancel it first, or wait for its end")
+
+    def __reduce__(self) -> tuple[type["TaskOpen"], tuple[object, str]]:
+        return type(self), (self.task, self.status)
 
 
 class ExecutionNotFound(TaskloomError, LookupError):

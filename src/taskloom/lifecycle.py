@@ -6,7 +6,7 @@ moved on (rules 2, 3 and 4). The history entry is part of the change (rule 5).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, Protocol, TypedDict
@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypedDict
 from taskloom.model import (
     OPEN,
     TERMINAL,
+    CancelRequest,
     Failure,
     FanOut,
     HistoryEntry,
@@ -28,7 +29,7 @@ from taskloom.policy import is_tolerated
 from taskloom.values import EncodedJson, Json
 
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
-COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
+COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 
 
 class Trigger(Enum):
@@ -42,8 +43,12 @@ class Trigger(Enum):
     GIVE_BACK = "its worker stops before it is done"
     ABANDON = "its lease ended too often"
     REJECT = "nothing will ever run it"
+    CANCEL = "somebody cancels it"
     FINALIZE_WELL = "its sub-tasks ended within the tolerance"
     FINALIZE_BADLY = "too many of its sub-tasks failed"
+    FINALIZE_CANCELLED = "it was to end before all of its sub-tasks had"
+    RETRY_RUN = "somebody retries it: a new run"
+    CLAIM_IN_NEW_RUN = "a worker claims it in a new run of its fan-out"
 
 
 NEXT: Final[Mapping[tuple[TaskStatus, Trigger], TaskStatus]] = {
@@ -58,8 +63,13 @@ NEXT: Final[Mapping[tuple[TaskStatus, Trigger], TaskStatus]] = {
     (IN_PROGRESS, Trigger.REJECT): FAILED,
     (IN_PROGRESS, Trigger.FINALIZE_WELL): COMPLETED,
     (IN_PROGRESS, Trigger.FINALIZE_BADLY): FAILED,
+    (IN_PROGRESS, Trigger.FINALIZE_CANCELLED): CANCELLED,
+    (PENDING, Trigger.CANCEL): CANCELLED,
+    (IN_PROGRESS, Trigger.CANCEL): CANCELLED,
+    **{(ended, Trigger.RETRY_RUN): PENDING for ended in (COMPLETED, FAILED, CANCELLED)},
+    **{(left, Trigger.CLAIM_IN_NEW_RUN): IN_PROGRESS for left in TaskStatus},
 }
-"""Every status change there is. What is not in the table cannot happen; an ended task is in no row."""
+"""Every status change there is. What is not in the table cannot happen; only a new run leaves an end."""
 
 
 class Patch(TypedDict, total=False):
@@ -85,6 +95,7 @@ class Patch(TypedDict, total=False):
     sub_task_succeed_count: int
     sub_task_failed_count: int
     fan_out: FanOut | None
+    cancel_requested: CancelRequest | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +200,8 @@ def claim(
             return Come(standing.next_attempt_at)
         change = _claimed(key, standing, kind, who, Trigger.CLAIM, None)
         if plan is not None:
-            change.patch["fan_out"] = plan
+            # The counters of an earlier run stand until here; this one counts anew, what it takes over included.
+            change.patch |= {"fan_out": plan, "sub_task_succeed_count": 0, "sub_task_failed_count": 0}
         return change
     if kind is Kind.SFN_TASK:  # rule 3: a running parent has no lease to run out
         return Verdict.RUNS_BY_ITSELF
@@ -237,6 +249,127 @@ def _claimed(
         ),
         patch=patch,
         history=HistoryEntry(at=who.now, status=status, run=standing.run, attempt=attempt, reason=reason, by=who.by),
+    )
+
+
+def claim_in_run(task: TaskEntity, parent: TaskEntity, who: Claimant) -> Change | Come | Verdict:
+    """What to do about the sub-task *task* that stands there already, in the run that *parent* is in.
+
+    What an earlier run left is claimed as the first attempt of this one, with a higher fence, so that nothing of the
+    earlier run can finish it. What was COMPLETED stays, unless everything is to run again.
+    """
+    if task.run == parent.run:
+        return claim(task.key, task, task.kind, who)
+    if task.status is COMPLETED and (parent.fan_out is None or parent.fan_out.only_failed):
+        return Verdict.ENDED
+    if task.lease_until is not None and task.lease_until > who.now:
+        return Come(task.lease_until)
+    status = NEXT[task.status, Trigger.CLAIM_IN_NEW_RUN]
+    return Change(
+        key=task.key,
+        guard=Guard(
+            status=frozenset({task.status}),
+            fence=task.fence,
+            run=task.run,
+            lease_ended_by=who.now if task.status is IN_PROGRESS else None,
+        ),
+        patch={
+            "status": status,
+            "run": parent.run,
+            "attempt": 1,
+            "fence": task.fence + 1,
+            "claim_id": who.claim_id,
+            "lease_until": who.now + who.lease,
+            "next_attempt_at": None,
+            "results": None,
+            "result_ref": None,
+            "error": None,
+            "progress": None,
+            "started_at": who.now,
+            "finished_at": None,
+            "updated_at": who.now,
+        },
+        history=HistoryEntry(at=who.now, status=status, run=parent.run, attempt=1, by=who.by),
+    )
+
+
+def cancelled(
+    task: TaskEntity, *, reason: str | None, by: str | None, now: datetime, claim_id: str, worker: bool = False
+) -> Change:
+    """The open *task* ends because somebody wants it to; whoever runs it has lost its claim (rule 2).
+
+    With *worker* it is the one that holds the claim who says so. Not for running fan-outs, which their executions own.
+    """
+    status = NEXT[task.status, Trigger.CANCEL]
+    patch: Patch = {
+        "status": status,
+        "fence": task.fence + 1,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "next_attempt_at": None,
+        "updated_at": now,
+        "finished_at": now,
+    }
+    if task.kind is not Kind.SUB_TASK:
+        patch["dispatch"] = None
+    guard = _mine(task) if worker else Guard(status=frozenset({task.status}), fence=task.fence, run=task.run)
+    return Change(key=task.key, guard=guard, patch=patch, history=_entry(task, status, now, by, _why(reason)))
+
+
+def cancel_requested(parent: TaskEntity, *, reason: str | None, by: str | None, now: datetime) -> Change:
+    """The running fan-out *parent* is to start no more sub-tasks, and to end CANCELLED."""
+    return Change(
+        key=parent.key,
+        guard=Guard(status=frozenset({IN_PROGRESS}), run=parent.run),  # rule 3
+        patch={"cancel_requested": CancelRequest(at=now, reason=reason, by=by), "updated_at": now},
+    )
+
+
+def _why(reason: str | None) -> str:
+    return f"cancelled: {reason}" if reason else "cancelled"
+
+
+def retried(
+    task: TaskEntity,
+    *,
+    only_failed: bool,
+    execution_arn: str | None,
+    reason: str | None,
+    by: str | None,
+    now: datetime,
+    dispatch: str,
+    claim_id: str,
+) -> Change:
+    """A new run of the ended *task*. The fence grows on, so nothing of an earlier run can end it (rule 2)."""
+    status, run = NEXT[task.status, Trigger.RETRY_RUN], task.run + 1
+    patch: Patch = {
+        "status": status,
+        "run": run,
+        "attempt": 0,
+        "fence": task.fence + 1,
+        "claim_id": claim_id,
+        "dispatch": dispatch,
+        "next_attempt_at": None,
+        "results": None,
+        "result_ref": None,
+        "error": None,
+        "progress": None,
+        "started_at": None,
+        "finished_at": None,
+        "cancel_requested": None,
+        "updated_at": now,
+    }
+    if task.kind is Kind.SFN_TASK:
+        patch["execution_arn"] = execution_arn
+        if task.fan_out is not None:
+            patch["fan_out"] = replace(task.fan_out, only_failed=only_failed)
+    return Change(
+        key=task.key,
+        guard=Guard(status=frozenset({task.status}), fence=task.fence, run=task.run),
+        patch=patch,
+        history=HistoryEntry(
+            at=now, status=status, run=run, attempt=0, reason=f"retried: {reason}" if reason else "retried", by=by
+        ),
     )
 
 
@@ -402,13 +535,18 @@ def counted(parent: TaskKey, run: int, *, succeeded: int, failed: int, now: date
 
 
 def finalized(parent: TaskEntity, *, succeeded: int, failed: int, now: datetime, by: str, claim_id: str) -> Change:
-    """All sub-tasks of the running fan-out *parent* have ended, *failed* of them badly."""
-    count = succeeded + failed
+    """The running fan-out *parent* ends: all of its sub-tasks have, or it is to be cancelled."""
+    count = parent.attributes.sub_task_count or 0
     plan = parent.fan_out
     percentage = plan.tolerated_failure_percentage if plan is not None else 0.0
     well = is_tolerated(failed, count, percentage)
-    status = NEXT[IN_PROGRESS, Trigger.FINALIZE_WELL if well else Trigger.FINALIZE_BADLY]
+    trigger = Trigger.FINALIZE_WELL if well else Trigger.FINALIZE_BADLY
     reason = f"{failed} of {count} sub-tasks failed; tolerated are {percentage:g} %" if failed else None
+    if succeeded + failed < count:
+        trigger = Trigger.FINALIZE_CANCELLED
+        request = parent.cancel_requested
+        reason, by = _why(request.reason if request else None), (request.by if request else None) or by
+    status = NEXT[IN_PROGRESS, trigger]
     patch: Patch = {
         "status": status,
         "fence": parent.fence + 1,
@@ -418,7 +556,7 @@ def finalized(parent: TaskEntity, *, succeeded: int, failed: int, now: datetime,
         "updated_at": now,
         "finished_at": now,
     }
-    if not well:
+    if trigger is Trigger.FINALIZE_BADLY:
         patch["error"] = Failure(type="SubTasksFailed", message=str(reason), attempt=parent.attempt)
     return Change(
         key=parent.key,
@@ -474,7 +612,9 @@ def _ended(
     )
 
 
-def _entry(task: TaskEntity, status: TaskStatus, now: datetime, by: str, reason: str | None = None) -> HistoryEntry:
+def _entry(
+    task: TaskEntity, status: TaskStatus, now: datetime, by: str | None, reason: str | None = None
+) -> HistoryEntry:
     return HistoryEntry(at=now, status=status, run=task.run, attempt=task.attempt, reason=reason, by=by)
 
 

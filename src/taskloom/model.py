@@ -245,6 +245,15 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """Somebody wants the running fan-out to end."""
+
+    at: datetime
+    reason: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FanOut:
     """How a step function task is run; fixed when its first attempt starts."""
 
@@ -255,6 +264,8 @@ class FanOut:
     max_concurrency: int = 40
     """Sub-tasks that run at the same time, over all chunks."""
     tolerated_failure_percentage: float = 0.0
+    only_failed: bool = True
+    """From the second run on: whether what was COMPLETED in an earlier run stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,6 +363,8 @@ class TaskEntity(Generic[InputT]):
     progress: Progress | None = None
     execution_arn: str | None = None
     fan_out: FanOut | None = None
+    cancel_requested: CancelRequest | None = None
+    """Of a running fan-out that is to end; it starts no more sub-tasks."""
     history: Sequence[HistoryEntry] = ()
     """Status changes, oldest first, beginning with the creation."""
 

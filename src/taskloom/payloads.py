@@ -45,7 +45,10 @@ def sub_task(parent: TaskEntity[Any], row: TaskEntity[Any], input: Any) -> TaskE
 
 
 def unclaimed(parent: TaskEntity[Any], index: int, input: Any) -> TaskEntity[Any]:
-    """The sub-task *index* that nobody has claimed yet, so that nothing of it is stored."""
+    """The sub-task *index* that nobody has claimed yet, so that nothing of it is stored.
+
+    PENDING; but once the fan-out is CANCELLED nobody ever will claim it in this run, so it is CANCELLED too.
+    """
     return TaskEntity(
         key=TaskKey.sub_task(parent.tenant_code, parent.task_type, parent.code, index),
         kind=Kind.SUB_TASK,
@@ -53,7 +56,7 @@ def unclaimed(parent: TaskEntity[Any], index: int, input: Any) -> TaskEntity[Any
         task_type=parent.task_type,
         name=parent.name,
         tenant_code=parent.tenant_code,
-        status=TaskStatus.PENDING,
+        status=TaskStatus.CANCELLED if parent.status is TaskStatus.CANCELLED else TaskStatus.PENDING,
         input=input,
         index=index,
         request_id=parent.request_id,

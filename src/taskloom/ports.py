@@ -267,6 +267,8 @@ class ExecutionInput:
     """Chunk numbers go from 0 to this, exclusive; at most 10,000."""
     at_once: int
     """Chunks that may run at the same time."""
+    todo: Sequence[int] | None = None
+    """The chunks to run, in order; None: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +292,8 @@ class StepOutcome:
     """Of a chunk with something left: when to look at it again; None: it is done."""
     left: Sequence[int] = ()
     """Of a collect: the chunks with something left."""
+    stop: bool = False
+    """Of a chunk: the fan-out is to end, so no other chunk is to be started."""
 
 
 class StateMachine(Protocol):
@@ -310,6 +314,9 @@ class StateMachine(Protocol):
         For backends whose steps a worker pulls (on AWS it is what the Lambda function returns). Does nothing when the
         message was delivered again.
         """
+
+    async def hurry(self, key: TaskKey, run: int) -> None:
+        """The fan-out *key* is to end: what its execution of this run waits for is done now. Best effort."""
 
     async def resume(self, task_token: str, output: Json) -> None:
         """Hand *output* to the step that waits for *task_token*. Raises: TaskTokenNotFound."""

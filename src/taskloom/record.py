@@ -7,6 +7,7 @@ from typing import Any, Final
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.errors import InvalidInput
 from taskloom.model import (
+    CancelRequest,
     Failure,
     FanOut,
     HistoryEntry,
@@ -76,6 +77,8 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         item["progress"] = progress_item(task.progress)
     if task.fan_out is not None:
         item["fanOut"] = fan_out_item(task.fan_out)
+    if task.cancel_requested is not None:
+        item["cancelRequested"] = cancel_item(task.cancel_requested)
     return item
 
 
@@ -107,6 +110,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             fence=int(item.get("fence", 0)),
             progress=progress_of(item.get("progress")),
             fan_out=fan_out_of(item.get("fanOut")),
+            cancel_requested=cancel_of(item.get("cancelRequested")),
             history=tuple(_entry(entry) for entry in item.get("history", ())),
             **_optional(item),
         )
@@ -150,6 +154,7 @@ def fan_out_item(plan: FanOut) -> dict[str, Any]:
         "chunkConcurrency": plan.chunk_concurrency,
         "maxConcurrency": plan.max_concurrency,
         "toleratedFailurePercentage": plan.tolerated_failure_percentage,
+        "onlyFailed": plan.only_failed,
     }
 
 
@@ -162,7 +167,21 @@ def fan_out_of(item: Mapping[str, Any] | None) -> FanOut | None:
         chunk_concurrency=item["chunkConcurrency"],
         max_concurrency=item["maxConcurrency"],
         tolerated_failure_percentage=item["toleratedFailurePercentage"],
+        only_failed=item.get("onlyFailed", True),
     )
+
+
+def cancel_item(request: CancelRequest) -> dict[str, Any]:
+    """The stored form of the wish to end a fan-out."""
+    item = {"at": time_text(request.at), "reason": request.reason, "by": request.by}
+    return {name: value for name, value in item.items() if value is not None}
+
+
+def cancel_of(item: Mapping[str, Any] | None) -> CancelRequest | None:
+    """The wish of its stored form."""
+    if item is None:
+        return None
+    return CancelRequest(at=parse_time(item["at"]), reason=item.get("reason"), by=item.get("by"))
 
 
 def failure_item(failure: Failure) -> dict[str, Any]:

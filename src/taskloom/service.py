@@ -8,9 +8,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Seq
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-from taskloom import model, payloads
-from taskloom.errors import InvalidInput, InvalidType, TaskNotFound
-from taskloom.execution.writes import patiently
+from taskloom import lifecycle, model, payloads
+from taskloom.errors import InvalidInput, InvalidType, TaskEnded, TaskNotFound, TaskOpen
+from taskloom.execution.writes import patiently, write
+from taskloom.lifecycle import Refused, Written
 from taskloom.model import (
     MAX_SUB_TASKS,
     HistoryEntry,
@@ -244,6 +245,75 @@ class TaskService:
         finally:
             end()
 
+    async def cancel_task(self, key: TaskKey, *, reason: str | None = None, by: str | None = None) -> TaskEntity[Any]:
+        """End the task *key*. It is CANCELLED when this returns, but a running fan-out ends a little later: see `wait`.
+
+        A running `async def` handler gets CancelledError within a second; a `def` handler goes on, sees
+        `event.cancelled`, and its result is dropped. A fan-out starts no more sub-tasks, and its running ones are
+        cancelled. *reason* and *by* (who) stand in the history.
+        Raises: TaskEnded (nothing was changed), TaskNotFound, InvalidInput for a sub-task.
+        """
+        _short(reason, "reason")
+        _short(by, "by")
+        task = await self._top_level(key)
+        while not task.is_terminal:
+            now, running = self._backend.clock.now(), task.status is TaskStatus.IN_PROGRESS
+            if task.kind is Kind.SFN_TASK and running:
+                if task.cancel_requested is None:
+                    change = lifecycle.cancel_requested(task, reason=reason, by=by, now=now)
+                    outcome = await write(self._backend, change)
+                    if isinstance(outcome, Refused):
+                        task = await self._top_level(key)
+                        continue
+                    task = outcome.entity or task
+                await self._backend.machine.hurry(key, task.run)
+                return task
+            change = lifecycle.cancelled(task, reason=reason, by=by, now=now, claim_id=self._backend.ids.token())
+            if isinstance(await write(self._backend, change), Written):
+                return await self.get_task(key)
+            task = await self._top_level(key)
+        raise TaskEnded(key, task.status)
+
+    async def retry_task(
+        self, key: TaskKey, *, only_failed: bool = True, reason: str | None = None, by: str | None = None
+    ) -> TaskEntity[Any]:
+        """The ended task *key* in a new run, PENDING: its attempts begin at 1 again, its history goes on.
+
+        Of a fan-out only what has FAILED, was CANCELLED or never started runs again; with *only_failed* false
+        everything. *reason* and *by* (who) stand in the history.
+        Raises: TaskOpen (nothing was changed), TaskNotFound, InvalidInput for a sub-task, and for a single task that is
+        COMPLETED unless *only_failed* is false.
+        """
+        _short(reason, "reason")
+        _short(by, "by")
+        while True:
+            task = await self._top_level(key)
+            if not task.is_terminal:
+                raise TaskOpen(key, task.status)
+            if task.status is TaskStatus.COMPLETED and only_failed and not task.attributes.sub_task_failed_count:
+                raise InvalidInput("key", f"{key} is COMPLETED, nothing of it failed", "pass only_failed=False")
+            arn = None
+            if task.kind is Kind.SFN_TASK:
+                arn = self._backend.machine.arn(f"{task.code}-{task.run + 1}")
+            change = lifecycle.retried(
+                task,
+                only_failed=only_failed,
+                execution_arn=arn,
+                reason=reason,
+                by=by,
+                now=self._backend.clock.now(),
+                dispatch=self._backend.ids.token(),
+                claim_id=self._backend.ids.token(),
+            )
+            if isinstance(await write(self._backend, change), Written):
+                return await self.get_task(key)
+
+    async def _top_level(self, key: TaskKey) -> TaskEntity[Any]:
+        task = await self._get(key)
+        if task.kind is Kind.SUB_TASK:
+            raise InvalidInput("key", f"{key} is a sub-task", "give the key of its fan-out: key.parent")
+        return task
+
     async def _single(self, new: NewTask, context: InvokeContext | None, path: str) -> NewTaskRow:
         if not isinstance(new, NewTask):
             raise InvalidType(path.rstrip("."), f"{new!r} is no NewTask", "give taskloom.NewTask(...)")
@@ -423,6 +493,16 @@ def _name(name: str | None, default: str, path: str) -> str:
         raise InvalidInput(f"{path}name", f"has {len(name)} characters", f"give 1 to {MAX_NAME}")
     check_text(name, f"{path}name")
     return name
+
+
+def _short(text: str | None, field: str) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise InvalidType(field, f"{text!r} is no string", "give a short text, or None")
+    if len(text) > MAX_NAME:
+        raise InvalidInput(field, f"has {len(text)} characters", f"give at most {MAX_NAME}")
+    check_text(text, field)
 
 
 def _status(status: TaskStatus | str) -> TaskStatus:

@@ -68,6 +68,8 @@ class SyncTaskService(_Blocking[TaskService]):
     list_sub_tasks = _call(TaskService.list_sub_tasks)
     iter_sub_tasks = _iterate(TaskService.iter_sub_tasks)
     wait = _call(TaskService.wait)
+    cancel_task = _call(TaskService.cancel_task)
+    retry_task = _call(TaskService.retry_task)
 
 
 class SyncStepFunctionService(_Blocking[StepFunctionService]):

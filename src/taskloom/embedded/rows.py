@@ -35,7 +35,7 @@ TASK_COLUMNS: Final = (
     "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
     "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, "
     "updated_by, created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, "
-    "started_at, finished_at, progress, execution_arn, history"
+    "started_at, finished_at, progress, execution_arn, history, cancel_requested"
 )
 SUB_TASK_COLUMNS: Final = (
     "parent, idx, tenant, type, status, version, results, result_ref, error, created_at, updated_at, run, attempt, "
@@ -51,7 +51,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         pk, code, type_, name, status, version, input_, input_ref, results, result_ref, error, count, succeeded, failed,
         fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt,
         fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn,
-        history,
+        history, cancel_requested,
     ) = row  # fmt: skip
     kind, _, tenant = pk.partition("#")
     single = kind == Kind.TASK
@@ -96,6 +96,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         progress=None if progress is None else record.progress_of(decode(progress)),
         execution_arn=execution_arn,
         fan_out=None if fan_out is None else record.fan_out_of(decode(fan_out)),
+        cancel_requested=None if cancel_requested is None else record.cancel_of(decode(cancel_requested)),
         history=History(history),
     )
 
@@ -175,6 +176,7 @@ def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...
         None,
         task.execution_arn,
         ",".join(map(history_text, task.history)),
+        None,
     )
 
 
@@ -270,6 +272,7 @@ _ENCODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "sub_task_succeed_count": _as_is,
     "sub_task_failed_count": _as_is,
     "fan_out": _optional(lambda plan: _dump(record.fan_out_item(plan))),
+    "cancel_requested": _optional(lambda request: _dump(record.cancel_item(request))),
 }
 
 

@@ -143,7 +143,12 @@ CREATE TABLE dead_letters (
 );
 """
 
-MIGRATIONS: Final = (_VERSION_1,)
+_VERSION_2: Final = """
+-- JSON: at, reason, by; of a running fan-out that is to end
+ALTER TABLE tasks ADD COLUMN cancel_requested TEXT
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

@@ -14,7 +14,7 @@ from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded.database import Database, Transaction
 from taskloom.embedded.queues import delete_message, send_step
 from taskloom.errors import TaskTokenNotFound
-from taskloom.model import TaskKey
+from taskloom.model import Kind, TaskKey
 from taskloom.ports import (
     Clock,
     Delivery,
@@ -30,8 +30,8 @@ ARN_PREFIX: Final = "arn:taskloom:states:local:000000000000:execution:sfn-task:"
 
 _COLUMNS: Final = "name, pk, sk, run, status, chunks, at_once, started_at, stopped_at"
 _START: Final = (
-    "INSERT INTO executions (name, pk, sk, run, status, chunks, at_once, next, flying, started_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    "INSERT INTO executions (name, pk, sk, run, status, chunks, at_once, next, flying, started_at, todo) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 _FIND: Final = f"SELECT {_COLUMNS} FROM executions WHERE name = ?"
 _PROMISED: Final = "SELECT 1 FROM tasks WHERE execution_arn = ?"
@@ -41,6 +41,10 @@ _STATE: Final = (
 )
 _ADVANCE: Final = "UPDATE executions SET next = ?, flying = ?, again_at = ? WHERE name = ?"
 _AGAIN: Final = "UPDATE executions SET pass = pass + 1, todo = ?, next = ?, flying = ?, again_at = NULL WHERE name = ?"
+_HURRY: Final = (
+    "UPDATE queue SET visible_at = ?1 WHERE route = ?2 AND visible_at > ?1 AND held = 0 AND kind != 'task' "
+    "AND pk = ?3 AND code = ?4 AND run = ?5"
+)
 _END: Final = "UPDATE executions SET status = 'SUCCEEDED', stopped_at = ? WHERE name = ?"
 
 
@@ -58,7 +62,9 @@ class SqliteStateMachine:
     async def start(self, name: str, input: ExecutionInput) -> Execution:
         """See `ports.StateMachine`."""
         now = to_milliseconds(self._clock.now())
-        key, first = input.key, min(input.chunks, input.at_once)
+        key = input.key
+        chunks = range(input.chunks) if input.todo is None else input.todo
+        first = min(len(chunks), input.at_once)
 
         def work(transaction: Transaction) -> Execution:
             values = (
@@ -72,9 +78,10 @@ class SqliteStateMachine:
                 first,
                 max(first, 1),
                 now,
+                None if input.todo is None else json.dumps(list(input.todo)),
             )
             if transaction.execute(_START, values).rowcount == 1:
-                for chunk in range(first):
+                for chunk in chunks[:first]:
                     send_step(transaction, MessageKind.CHUNK, key, run=input.run, chunk=chunk, at=now)
                 if not first:
                     send_step(transaction, MessageKind.COLLECT, key, run=input.run, chunk=None, at=now)
@@ -102,6 +109,18 @@ class SqliteStateMachine:
         now = to_milliseconds(self._clock.now())
         await self._database.write(lambda transaction: _report(transaction, delivery, outcome, now))
 
+    async def hurry(self, key: TaskKey, run: int) -> None:
+        """See `ports.StateMachine`."""
+        parts = key.parts
+        route = f"{Kind.SFN_TASK}#{parts.task_type}"
+        values = (to_milliseconds(self._clock.now()), route, key.pk, parts.code, run)
+
+        def work(transaction: Transaction) -> None:
+            if transaction.execute(_HURRY, values).rowcount:
+                transaction.work = True
+
+        await self._database.write(work, durable=False)
+
     async def resume(self, task_token: str, output: Json) -> None:  # noqa: ARG002 - no step waits for a token
         """See `ports.StateMachine`. No step of this machine waits for a token, so every token is unknown."""
         raise TaskTokenNotFound("nobody waits for this task token (any more)")
@@ -122,6 +141,8 @@ def _report(transaction: Transaction, delivery: Delivery, outcome: StepOutcome, 
             if outcome.again_at is not None:
                 wanted = to_milliseconds(outcome.again_at)
                 again_at = wanted if again_at is None else min(again_at, wanted)
+            if outcome.stop:
+                next_ = len(left)
             if next_ < len(left):
                 _send(transaction, delivery, MessageKind.CHUNK, left[next_], now)
                 next_ += 1

@@ -24,7 +24,9 @@ _SUB_TASKS: Final = (
     f"SELECT {rows.SUB_TASK_COLUMNS} FROM sub_tasks "
     "WHERE parent = ? AND idx >= ? AND idx < ? AND tenant = ? AND type = ? ORDER BY idx"
 )
-_CREATE: Final = f"INSERT INTO tasks ({rows.TASK_COLUMNS}) VALUES ({', '.join('?' * 34)})"
+_CREATE: Final = (
+    f"INSERT INTO tasks ({rows.TASK_COLUMNS}) VALUES ({', '.join('?' * len(rows.TASK_COLUMNS.split(',')))})"
+)
 _STREAM: Final = "INSERT INTO stream (pk, code, event_name) VALUES (?, ?, ?)"
 _CHUNK: Final = (
     "INSERT INTO chunks (parent, tenant, run, chunk, succeeded, failed) VALUES (?, ?, ?, ?, ?, ?) "

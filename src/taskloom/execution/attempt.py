@@ -19,7 +19,7 @@ from taskloom.execution.heart import Heart
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently
 from taskloom.lifecycle import Change
-from taskloom.model import Failure, TaskEntity
+from taskloom.model import Failure, Kind, TaskEntity
 from taskloom.policy import next_attempt_in
 from taskloom.ports import Backend
 from taskloom.values import encode_checked
@@ -33,6 +33,7 @@ class Interruption(Enum):
     STOPPED = "the worker stopped"
     TIMED_OUT = "it took longer than its timeout"
     CLAIM_LOST = "its claim was lost"
+    CANCELLED = "it was cancelled"
 
 
 class Attempt:
@@ -182,6 +183,18 @@ class Attempts:
             case Interruption.TIMED_OUT:
                 timeout = self._registry.policy(task.kind, task.task_type).timeout
                 return self._raised(attempt, TimeoutError(f"the attempt took longer than {timeout:g} s"))
+            case Interruption.CANCELLED if task.kind is Kind.SUB_TASK:
+                return lifecycle.cancelled(
+                    task,
+                    reason="the fan-out was cancelled",
+                    by=self._by,
+                    now=now,
+                    claim_id=self._backend.ids.token(),
+                    worker=True,
+                )
+            case Interruption.CANCELLED:
+                log.info("the task was cancelled", extra={"task": task.id})
+                return None
             case _:
                 log.warning("the claim was lost; the attempt counts for nothing", extra={"task": task.id})
                 return None

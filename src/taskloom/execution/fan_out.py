@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from taskloom.execution.attempt import Attempts
 from taskloom.execution.slots import Slots
 from taskloom.execution.writes import patiently, write, write_many
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Verdict, Written
-from taskloom.model import Failure, FanOut, Kind, TaskEntity, TaskStatus
+from taskloom.model import CancelRequest, Failure, FanOut, Kind, TaskEntity, TaskStatus
 from taskloom.policy import chunk_count, chunk_range, chunks_at_once, fan_out_plan, lost_lease_limit
 from taskloom.ports import (
     Backend,
@@ -114,13 +114,26 @@ class FanOuts:
             return
         plan, count = self._plan(parent), parent.attributes.sub_task_count or 0
         started = ExecutionInput(
-            key=parent.key, run=parent.run, chunks=chunk_count(count, plan.chunk_size), at_once=chunks_at_once(plan)
+            key=parent.key,
+            run=parent.run,
+            chunks=chunk_count(count, plan.chunk_size),
+            at_once=chunks_at_once(plan),
+            todo=None if parent.run == 1 else await self._take_over(parent, plan),
         )
         machine = self._backend.machine
         execution = await patiently(self._backend.clock, lambda: machine.start(execution_name(parent), started))
         # rule 3: "already exists" asks the execution itself. Ended, but the parent is open: finish it.
         if execution.status is not ExecutionStatus.RUNNING:
             await self._finish(parent, execution)
+
+    async def _take_over(self, parent: TaskEntity[Any], plan: FanOut) -> Sequence[int]:
+        """The chunks that this run has to run; what an earlier one completed counts for it."""
+        if plan.only_failed:
+            for row in await self._backend.store.list_chunks(parent.key, parent.run - 1):
+                size = len(chunk_range(row.chunk, parent.attributes.sub_task_count or 0, plan.chunk_size))
+                if row.succeeded == size:
+                    await self._chunk_ended(replace(row, run=parent.run))
+        return _left(parent, await self._backend.store.list_chunks(parent.key, parent.run))
 
     async def _finish(self, parent: TaskEntity[Any], execution: Execution) -> None:
         if (await self._finalize(parent)).left:
@@ -141,6 +154,8 @@ class FanOuts:
             case MessageKind.CHUNK:
                 return await self._chunk(parent, parent.fan_out, delivery)
             case MessageKind.COLLECT:
+                if parent.cancel_requested is not None:
+                    return StepOutcome()
                 return StepOutcome(left=_left(parent, await self._backend.store.list_chunks(parent.key, parent.run)))
             case _:
                 return await self._finalize(parent)
@@ -148,8 +163,11 @@ class FanOuts:
     async def _finalize(self, parent: TaskEntity[Any]) -> StepOutcome:
         rows = await self._backend.store.list_chunks(parent.key, parent.run)
         left = _left(parent, rows)
-        if left:
+        if left and parent.cancel_requested is None:
             return StepOutcome(left=left)
+        if left:
+            await self._cancel_the_rest(parent, left)
+            rows = await self._backend.store.list_chunks(parent.key, parent.run)
         succeeded, failed = lifecycle.totals(rows)
         await write(
             self._backend,
@@ -164,7 +182,54 @@ class FanOuts:
         )
         return StepOutcome()
 
+    async def _cancel_the_rest(self, parent: TaskEntity[Any], chunks: Sequence[int]) -> None:
+        """End the open sub-tasks of the chunks that have not ended; those that nobody has claimed are not touched."""
+        plan, count = self._plan(parent), parent.attributes.sub_task_count or 0
+        request = parent.cancel_requested
+        for chunk in chunks:
+            found = await self._backend.store.list_sub_tasks(parent.key, chunk_range(chunk, count, plan.chunk_size))
+            tally = _Tally()
+            for task in found:
+                if task.run == parent.run or task.status is TaskStatus.COMPLETED:
+                    tally.ended((await self._cancelled(task, request)).status)
+            if tally.succeeded or tally.failed:
+                await self._chunk_ended(
+                    ChunkRow(
+                        parent=parent.key,
+                        run=parent.run,
+                        chunk=chunk,
+                        succeeded=tally.succeeded,
+                        failed=tally.failed,
+                    )
+                )
+
+    async def _cancelled(self, task: TaskEntity[Any], request: CancelRequest | None) -> TaskEntity[Any]:
+        """*task* once it has ended, by itself or because it was cancelled."""
+        while not task.is_terminal:
+            change = lifecycle.cancelled(
+                task,
+                reason="the fan-out was cancelled",
+                by=request.by if request is not None else None,
+                now=self._backend.clock.now(),
+                claim_id=self._backend.ids.token(),
+            )
+            outcome = await write(self._backend, change)
+            after = outcome.entity if isinstance(outcome, Written) else outcome.current
+            if after is None:
+                break
+            task = after
+        return task
+
+    async def _chunk_ended(self, row: ChunkRow) -> None:
+        if await patiently(self._backend.clock, lambda: self._backend.store.put_chunk(row)):
+            now = self._backend.clock.now()
+            await self._backend.store.update(
+                lifecycle.counted(row.parent, row.run, succeeded=row.succeeded, failed=row.failed, now=now)
+            )
+
     async def _chunk(self, parent: TaskEntity[Any], plan: FanOut, delivery: Delivery) -> StepOutcome | None:
+        if parent.cancel_requested is not None:
+            return StepOutcome(stop=True)
         chunk, count = delivery.chunk or 0, parent.attributes.sub_task_count or 0
         indexes = chunk_range(chunk, count, plan.chunk_size)
         tally = _Tally()
@@ -177,16 +242,14 @@ class FanOuts:
             tally=tally,
         )
         await self._lanes(run, plan.chunk_concurrency)
+        if run.cancelled:
+            return StepOutcome(stop=True)
         if (run.stopped or tally.again_at is not None) and not self._may_start():
             return None
         if tally.again_at is not None:
             return StepOutcome(again_at=tally.again_at)
         row = ChunkRow(parent=parent.key, run=parent.run, chunk=chunk, succeeded=tally.succeeded, failed=tally.failed)
-        if await patiently(self._backend.clock, lambda: self._backend.store.put_chunk(row)):
-            now = self._backend.clock.now()
-            await self._backend.store.update(
-                lifecycle.counted(parent.key, parent.run, succeeded=row.succeeded, failed=row.failed, now=now)
-            )
+        await self._chunk_ended(row)
         return StepOutcome()
 
     def _context(self, parent: TaskEntity[Any], delivery: Delivery) -> dict[str, Any]:
@@ -226,6 +289,8 @@ class FanOuts:
         end: Change | None = None
         try:
             for index in run.rest:
+                if run.cancelled:
+                    break
                 if not self._may_start():
                     run.stopped = True
                     break
@@ -243,6 +308,8 @@ class FanOuts:
                 if task is not None:
                     event = StepFunctionTaskEvent(input=task, context=run.context)
                     end = await self._attempts.run(task, event)
+                    if end is not None and end.patch["status"] is TaskStatus.CANCELLED:
+                        run.cancelled = True
                     if end is None:
                         run.tally.come_again(self._backend.clock.now() + LOOK_AGAIN)
         finally:
@@ -253,7 +320,7 @@ class FanOuts:
     async def _claimed(self, run: "_ChunkRun", current: TaskEntity[Any] | None, value: Any) -> TaskEntity[Any] | None:
         """The sub-task that stands at *current*, if it is ours now; if not the tally knows why."""
         while current is not None:  # None: it was there a moment ago, and its parent is being deleted
-            decision = lifecycle.claim(current.key, current, current.kind, self._claimant(current.task_type))
+            decision = lifecycle.claim_in_run(current, run.parent, self._claimant(current.task_type))
             match decision:
                 case Come(at):
                     run.tally.come_again(at)
@@ -313,7 +380,7 @@ class _Tally:
     def ended(self, status: TaskStatus) -> None:
         if status is TaskStatus.COMPLETED:
             self.succeeded += 1
-        else:
+        elif status is TaskStatus.FAILED:
             self.failed += 1
 
     def come_again(self, at: datetime) -> None:
@@ -331,5 +398,7 @@ class _ChunkRun:
     context: dict[str, Any]
     tally: _Tally
     stopped: bool = False
+    cancelled: bool = False
+    """The fan-out is to end."""
     over: bool = False
     """No sub-task is left to be started."""

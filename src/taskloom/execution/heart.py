@@ -13,11 +13,14 @@ from taskloom.errors import StoreError
 from taskloom.events.context import RunContext
 from taskloom.execution.loop_thread import LoopThread
 from taskloom.lifecycle import Refused
+from taskloom.model import TaskEntity, TaskStatus
 from taskloom.ports import Backend, Receipt
 
 if TYPE_CHECKING:
     from taskloom.execution.attempt import Attempt
 
+LOOK_EVERY: Final = timedelta(seconds=0.5)
+"""How often a worker looks whether somebody cancelled what it runs."""
 PROGRESS_EVERY: Final = timedelta(seconds=1)
 BEATS_PER_LEASE: Final = 3
 
@@ -25,12 +28,13 @@ log = logging.getLogger(__name__)
 
 
 class Heart:
-    """Renews the leases of running attempts and the visibility of their messages, three times per lease.
+    """Renews the leases of running attempts and the visibility of their messages, three times per lease; and notices
+    when a running task is cancelled.
 
     A handler that blocks the worker's event loop does not stop it.
     """
 
-    def __init__(self, backend: Backend, lease: timedelta, on_lost: "Callable[[Attempt], None]") -> None:
+    def __init__(self, backend: Backend, lease: timedelta, on_lost: "Callable[[Attempt, bool], None]") -> None:
         self._backend = backend
         self._lease = lease
         self._on_lost = on_lost
@@ -97,22 +101,26 @@ class Heart:
         self._loop = asyncio.get_running_loop()
         clock = self._backend.clock
         every = self._lease / BEATS_PER_LEASE
-        renewal, progress = clock.now() + every, clock.now()
+        renewal, progress, look = clock.now() + every, clock.now(), clock.now() + LOOK_EVERY
         while not self._stopped:
-            await clock.wait(self._wake, min(renewal, progress) if self._progressed else renewal)
+            due = min(renewal, look)
+            await clock.wait(self._wake, min(due, progress) if self._progressed else due)
             self._wake.clear()
             now = clock.now()
             try:
                 if self._progressed and now >= progress:
                     progress = now + PROGRESS_EVERY
                     await self._write_progress(now)
+                if now >= look:
+                    look = now + LOOK_EVERY
+                    await self._look()
                 if now >= renewal:
                     renewal = now + every
                     await self._renew(now)
             except StoreError as error:
                 log.warning("leases could not be renewed; trying again", extra={"error": str(error)})
                 await clock.wait(self._wake, now + every / 10)
-                renewal = clock.now()
+                renewal = look = clock.now()
 
     async def _write_progress(self, now: datetime) -> None:
         with self._lock:
@@ -137,4 +145,19 @@ class Heart:
             )
             for attempt, outcome in zip(attempts, outcomes, strict=True):
                 if isinstance(outcome, Refused):
-                    self._on_lost(attempt)
+                    self._on_lost(attempt, _is_cancelled(outcome.current))
+
+    async def _look(self) -> None:
+        """Find out who was cancelled: single tasks have ended, and fan-outs are asked to end."""
+        with self._lock:
+            attempts = list(self._attempts)
+        keys = {attempt.task.key.parent for attempt in attempts}
+        found = {key: await self._backend.store.get(key) for key in keys}
+        for attempt in attempts:
+            task = found[attempt.task.key.parent]
+            if task is None or _is_cancelled(task) or task.run != attempt.task.run:
+                self._on_lost(attempt, _is_cancelled(task))
+
+
+def _is_cancelled(task: TaskEntity | None) -> bool:
+    return task is not None and (task.status is TaskStatus.CANCELLED or task.cancel_requested is not None)

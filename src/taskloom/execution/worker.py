@@ -330,5 +330,5 @@ class _Pump:
         self.work = asyncio.Event()
 
 
-def _claim_lost(attempt: Attempt) -> None:
-    attempt.interrupt(Interruption.CLAIM_LOST)
+def _claim_lost(attempt: Attempt, cancelled: bool) -> None:
+    attempt.interrupt(Interruption.CANCELLED if cancelled else Interruption.CLAIM_LOST)
