@@ -292,7 +292,7 @@ class TaskAttributes:
 
     @property
     def sub_task_running_count(self) -> int:
-        """Sub-tasks that have not ended: running, or waiting for their turn."""
+        """Sub-tasks that have not ended: running, or waiting for their turn; of a cancelled fan-out those cancelled."""
         return (self.sub_task_count or 0) - self.sub_task_succeed_count - self.sub_task_failed_count
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from taskloom.clock import EPOCH, from_milliseconds, to_milliseconds
 from taskloom.model import (
+    CancelRequest,
     Failure,
     FanOut,
     HistoryEntry,
@@ -76,6 +77,10 @@ fan_outs = st.builds(
     chunk_concurrency=st.integers(1, 100),
     max_concurrency=st.integers(1, 10_000),
     tolerated_failure_percentage=st.floats(0, 100),
+    only_failed=st.booleans(),
+)
+cancel_requests = st.builds(
+    CancelRequest, at=instants, reason=st.none() | texts.filter(bool), by=st.none() | texts.filter(bool)
 )
 _results = st.lists(st.lists(json_values, max_size=2), max_size=2)
 
@@ -135,6 +140,7 @@ def entities(draw: st.DrawFn, kind: Kind | None = None) -> TaskEntity[Any]:
         progress=draw(st.none() | progresses),
         execution_arn=draw(optional_texts),
         fan_out=draw(fan_outs) if fan_out and draw(st.booleans()) else None,
+        cancel_requested=draw(cancel_requests) if fan_out and draw(st.booleans()) else None,
         history=draw(histories),
     )
 

@@ -18,7 +18,8 @@ from taskloom.values import EncodedJson
 from tests.core.strategies import plain
 
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
-COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
+COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
+OF_A_NEW_RUN: Final = {Trigger.RETRY_RUN, Trigger.CLAIM_IN_NEW_RUN}
 NOW: Final = EPOCH + timedelta(days=20_000)
 FAILURE: Final = Failure(type="ValueError", message="no", attempt=1)
 PLAN: Final = FanOut(chunk_size=2, tolerated_failure_percentage=50)
@@ -32,14 +33,14 @@ def claimant(now: datetime = NOW, max_lost: int = 3, claim_id: str = "mine") -> 
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def test_an_ended_task_is_in_no_row() -> None:
-    """It changes by an explicit retry only, which is another run."""
-    assert not {before for before, _ in NEXT} & TERMINAL
+def test_an_ended_task_changes_by_an_explicit_retry_only() -> None:
+    """Which is another run."""
+    assert {trigger for before, trigger in NEXT if before in TERMINAL} == OF_A_NEW_RUN
 
 
-def test_every_open_status_is_left_and_reached() -> None:
-    assert {before for before, _ in NEXT} == OPEN
-    assert set(NEXT.values()) >= {PENDING, IN_PROGRESS, COMPLETED, FAILED}
+def test_every_status_is_left_and_reached() -> None:
+    assert {before for before, trigger in NEXT if trigger not in OF_A_NEW_RUN} == OPEN
+    assert {before for before, _ in NEXT} == set(TaskStatus) == set(NEXT.values())
 
 
 def test_every_trigger_is_in_the_table_and_leads_to_one_end() -> None:
@@ -63,7 +64,9 @@ def test_the_design_allows_each_row() -> None:
         (IN_PROGRESS, PENDING),
         (IN_PROGRESS, COMPLETED),
         (IN_PROGRESS, FAILED),
-    } == PAIRS
+        (PENDING, CANCELLED),
+        (IN_PROGRESS, CANCELLED),
+    } == {(before, after) for (before, trigger), after in NEXT.items() if trigger not in OF_A_NEW_RUN}
 
 
 # --- every change ----------------------------------------------------------------------------------------------------
@@ -83,11 +86,14 @@ OF_A_CLAIM: Final[Mapping[str, Builder]] = {
     "given_back": lambda task: lifecycle.given_back(task, "the worker stopped", **_ends),
     "renewed": lambda task: lifecycle.renewed(task, until=NOW + timedelta(seconds=60), now=NOW),
     "progressed": lambda task: lifecycle.progressed(task, Progress(done=1), now=NOW),
+    "cancelled, by its worker": lambda task: lifecycle.cancelled(task, reason=None, worker=True, **_ends),
 }
 """Changes that only the owner of a claim makes."""
 OF_A_FAN_OUT: Final[Mapping[str, Builder]] = {
     "counted": lambda task: lifecycle.counted(task.key, task.run, **_counted),  # type: ignore[arg-type]
-    "finalized": lambda task: lifecycle.finalized(task, succeeded=1, failed=0, **_ends),
+    "finalized": lambda task: lifecycle.finalized(task, succeeded=2, failed=0, **_ends),
+    "finalized, cancelled": lambda task: lifecycle.finalized(task, succeeded=1, failed=0, **_ends),
+    "cancel_requested": lambda task: lifecycle.cancel_requested(task, reason="why", by="me", now=NOW),
     "finalized badly": lambda task: lifecycle.finalized(task, succeeded=0, failed=2, **_ends),
     "rejected_fan_out": lambda task: lifecycle.rejected_fan_out(task, FAILURE, **_ends),
 }
@@ -97,6 +103,11 @@ OTHERS: Final[Mapping[str, Builder]] = {
     "claim, for the last time": lambda task: _change(lifecycle.claim(task.key, task, task.kind, claimant(max_lost=1))),
     "first_claim": lambda task: lifecycle.first_claim(task, 3, None, claimant())[0],
     "rejected": lambda task: lifecycle.rejected(task, FAILURE, **_ends),
+    "cancelled": lambda task: lifecycle.cancelled(task, reason="why", **_ends),
+    "retried": lambda task: lifecycle.retried(
+        task, only_failed=True, execution_arn="arn", reason="why", dispatch="new", **_ends
+    ),
+    "claim_in_run": lambda task: _change(lifecycle.claim_in_run(task, claimed(Kind.SFN_TASK, run=2), claimant())),
 }
 
 
@@ -138,6 +149,19 @@ def changes() -> Iterator[tuple[str, TaskEntity[Any], Change]]:
     for kind in (Kind.TASK, Kind.SFN_TASK):
         pending = plain(kind, PENDING, fence=3, attempt=0, dispatch="d")
         yield f"rejected, {kind}", pending, OTHERS["rejected"](pending)
+    for kind in Kind:
+        for status in OPEN if kind is not Kind.SFN_TASK else (PENDING,):
+            task = plain(kind, PENDING, fence=3, dispatch="d") if status is PENDING else claimed(kind)
+            yield f"cancelled, {status} {kind}", task, OTHERS["cancelled"](task)
+    for status in TERMINAL:
+        for kind in (Kind.TASK, Kind.SFN_TASK):
+            task = plain(kind, status, fence=3, run=1)
+            yield f"retried, {status} {kind}", task, OTHERS["retried"](task)
+    for status in {FAILED, CANCELLED} | {PENDING}:
+        task = plain(Kind.SUB_TASK, status, fence=3, run=1)
+        yield f"claim_in_run, {status}", task, OTHERS["claim_in_run"](task)
+    abandoned = claimed(Kind.SUB_TASK, lease_until=NOW)
+    yield "claim_in_run, abandoned", abandoned, OTHERS["claim_in_run"](abandoned)
     yield "first_claim", plain(Kind.SUB_TASK, PENDING), OTHERS["first_claim"](parent)
 
 
@@ -162,7 +186,7 @@ def test_a_change_only_does_what_the_table_allows(task: TaskEntity[Any], change:
     after = change.patch.get("status")
     before = frozenset({PENDING}) if change.guard.absent else change.guard.status
     assert before is not None, "a change that any status would let pass"
-    assert not before & TERMINAL
+    assert not before & TERMINAL or change.patch["run"] == task.run + 1
     if after is not None:
         assert {(status, after) for status in before} <= PAIRS
 

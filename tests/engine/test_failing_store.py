@@ -57,9 +57,12 @@ async def fail(scenario: Scenario, database: Path, number: int, *, reply_lost: b
 
 
 @pytest.mark.parametrize("reply_lost", [False, True], ids=["nothing happened", "the reply was lost"])
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("scenario", [story for story in SCENARIOS if story.steer is None], ids=str)
 def test_a_store_that_is_busy_at_any_call(scenario: Scenario, reply_lost: bool, tmp_path: Path) -> None:
-    """Enumerated, not sampled. A lost answer of a read is no different from a busy read."""
+    """Enumerated, not sampled. A lost answer of a read is no different from a busy read.
+
+    Stories with an operator are left out: a call of his raises when the storage is busy, which makes another story.
+    """
     points: list[str] = []
     for number in count(1):
         try:

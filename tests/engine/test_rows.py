@@ -10,7 +10,17 @@ from taskloom.embedded import rows
 from taskloom.lifecycle import Patch
 from taskloom.model import HistoryEntry, Kind, TaskAttributes, TaskEntity, TaskStatus
 from taskloom.values import Json, encode
-from tests.core.strategies import entities, failures, fan_outs, histories, instants, plain, progresses, texts
+from tests.core.strategies import (
+    cancel_requests,
+    entities,
+    failures,
+    fan_outs,
+    histories,
+    instants,
+    plain,
+    progresses,
+    texts,
+)
 
 TASK_COLUMNS = rows.TASK_COLUMNS.split(", ")
 SUB_TASK_COLUMNS = rows.SUB_TASK_COLUMNS.split(", ")
@@ -41,6 +51,7 @@ _TOP_LEVEL_FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "sub_task_succeed_count": st.integers(0, 10**7),
     "sub_task_failed_count": st.integers(0, 10**7),
     "fan_out": st.none() | fan_outs,
+    "cancel_requested": st.none() | cancel_requests,
 }
 
 
@@ -62,6 +73,7 @@ def new_tasks(draw: st.DrawFn) -> TaskEntity[Any]:
         task,
         attributes=TaskAttributes(sub_task_count=task.attributes.sub_task_count),
         claim_id=None,
+        cancel_requested=None,
         lease_until=None,
         next_attempt_at=None,
         started_at=None,

@@ -163,21 +163,25 @@ class CrashAt:
 
     async def __call__(self, call: PortCall, inner: Inner) -> Any:
         with self._lock:
-            if self.at is not None:
-                raise Crash
-            self._made += 1
-            dies = self._made == self._number
+            dead = self.at is not None
+            self._made += not dead
+            dies = not dead and self._made == self._number
             if dies:
                 self.at = call
         if not dies:
-            answer = await inner()
+            answer = None if dead else await inner()
             if self.at is not None:  # it died meanwhile: nobody is there to hear the answer
-                raise Crash
+                await self._end()
             return answer
         if self._after:
             await inner()
         self._die()
         raise AssertionError("it should be dead")
+
+    async def _end(self) -> None:
+        if self._die is not _raise_crash:
+            await asyncio.Event().wait()  # whoever kills it is on the way
+        raise Crash
 
 
 class FailAt:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
@@ -19,9 +20,10 @@ from taskloom import (
     TaskQueueEvent,
 )
 from taskloom.embedded.backend import embedded_backend
+from taskloom.errors import TaskEnded
 from taskloom.events.registry import Registry, TypePolicy
 from taskloom.ids import RandomIds
-from taskloom.lifecycle import NEXT
+from taskloom.lifecycle import NEXT, Trigger
 from taskloom.model import Kind, TaskEntity, TaskStatus, TenantCode
 from taskloom.ports import Backend, Clock, ExecutionStatus, TaskQuery
 from taskloom.service import TaskService
@@ -31,8 +33,10 @@ from tests.support.clock import FakeClock
 TENANT: Final = "acme"
 LEASE: Final = 60.0
 
-COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
-_STEPS: Final = {(before, after) for (before, _), after in NEXT.items()}
+COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
+_NEW_RUN: Final = {Trigger.RETRY_RUN, Trigger.CLAIM_IN_NEW_RUN}
+_STEPS: Final = {(before, after) for (before, trigger), after in NEXT.items() if trigger not in _NEW_RUN}
+_STEPS_TO_A_NEW_RUN: Final = {(before, after) for (before, trigger), after in NEXT.items() if trigger in _NEW_RUN}
 
 
 def open_backend(database: Path, clock: Clock) -> Backend:
@@ -107,6 +111,8 @@ class Scenario:
     event_factory: type[EventFactory] | None = None
     create: Callable[[TaskService], Awaitable[TaskEntity[Any]]]
     """Create the one task of the story."""
+    steer: Callable[[TaskService, TaskEntity[Any]], Awaitable[Any]] | None = None
+    """What an operator does once the worker has nothing to do; repeated by whoever got no answer."""
     end: Expected
     patience: Sequence[float] = ()
     """Seconds to let pass, after each of which the worker has something to do again."""
@@ -197,6 +203,75 @@ FAN_OUT: Final = Scenario(
         ],
     ),
 )
+
+
+def _define_stubborn(module: TaskModule, effects: Effects) -> None:
+    forever = Retry(max_attempts=99, initial=10, multiplier=1, jitter=False)
+
+    @module.task("stubborn", retry=forever)
+    async def stubborn(event: TaskQueueEvent) -> Json:
+        effects.add(event.task.id)
+        raise ValueError("it never works")
+
+    @module.step_function_task("stubborn", retry=forever, chunk_size=2, max_concurrency=4)
+    async def one_of_them(event: StepFunctionTaskEvent) -> Json:
+        effects.add(event.task.id)
+        if event.task.input == 1:
+            raise ValueError("it never works")
+        return "done"
+
+
+def _define_better(module: TaskModule, effects: Effects) -> None:
+    @module.step_function_task("better", chunk_size=2, max_concurrency=4)
+    async def better(event: StepFunctionTaskEvent) -> Json:
+        effects.add(event.task.id)
+        if event.task.run == 1 and event.task.input in (1, 4):
+            raise ValueError("the first run fails")
+        return event.task.run
+
+
+async def _cancel(service: TaskService, task: TaskEntity[Any]) -> None:
+    with suppress(TaskEnded):
+        await service.cancel_task(task.key, reason="enough", by="operator")
+
+
+async def _retry(service: TaskService, task: TaskEntity[Any]) -> None:
+    if (await service.get_task(task.key)).run == 1:
+        await service.retry_task(task.key, by="operator")
+
+
+CANCEL: Final = Scenario(
+    name="cancel a task that waits for its next attempt",
+    define=_define_stubborn,
+    create=lambda service: service.create_task(tenant_code=TENANT, task_type="stubborn"),
+    steer=_cancel,
+    end=Expected(status=CANCELLED, error="it never works"),
+)
+CANCEL_FAN_OUT: Final = Scenario(
+    name="cancel a fan-out of 4 that waits for one of them",
+    define=_define_stubborn,
+    create=lambda service: service.create_step_function_task(tenant_code=TENANT, task_type="stubborn", input=range(4)),
+    steer=_cancel,
+    end=Expected(
+        status=CANCELLED,
+        sub_tasks=[
+            Expected(status=CANCELLED, error="it never works")
+            if number == 1
+            else Expected(status=COMPLETED, result="done")
+            for number in range(4)
+        ],
+    ),
+)
+RETRY_FAILED: Final = Scenario(
+    name="retry of the two that failed of 6",
+    define=_define_better,
+    create=lambda service: service.create_step_function_task(tenant_code=TENANT, task_type="better", input=range(6)),
+    steer=_retry,
+    end=Expected(
+        status=COMPLETED,
+        sub_tasks=[Expected(status=COMPLETED, result=2 if number in (1, 4) else 1) for number in range(6)],
+    ),
+)
 DROPPED: Final = Scenario(
     name="event factory that drops the task",
     define=_define_single,
@@ -212,7 +287,7 @@ DEAD_LETTER: Final = Scenario(
     end=Expected(status=FAILED, error="the factory is broken"),
     patience=(1, 2, 4, 8),
 )
-SCENARIOS: Final = (SINGLE, RETRY, FAN_OUT, DROPPED, DEAD_LETTER)
+SCENARIOS: Final = (SINGLE, RETRY, FAN_OUT, CANCEL, CANCEL_FAN_OUT, RETRY_FAILED, DROPPED, DEAD_LETTER)
 
 
 def module_for(scenario: Scenario, backend: Backend, effects: Effects) -> TaskModule:
@@ -231,9 +306,12 @@ async def work(module: TaskModule, concurrency: int = 2) -> None:
 async def tell(scenario: Scenario, backend: Backend, clock: FakeClock, effects: Effects | None = None) -> None:
     """The whole story, without accidents: create the task, and let a worker run it to its end."""
     module = module_for(scenario, backend, Effects() if effects is None else effects)
-    await scenario.create(module.task_service)
+    task = await scenario.create(module.task_service)
     async with module.worker(concurrency=2) as worker:
         await worker.drain()
+        if scenario.steer is not None:
+            await scenario.steer(module.task_service, task)
+            await worker.drain()
         for seconds in scenario.patience:
             clock.advance(seconds)
             await worker.drain()
@@ -245,6 +323,10 @@ async def recover(scenario: Scenario, backend: Backend, clock: FakeClock, effect
     for _ in range(6):
         clock.advance(LEASE + 1)
         await work(module)
+        if scenario.steer is not None:
+            for task in await all_tasks(backend):
+                await scenario.steer(module.task_service, task)
+            await work(module)
         if all(task.is_terminal for task in await all_tasks(backend)) and not await _runs(backend):
             return
 
@@ -324,10 +406,11 @@ def check_history(task: TaskEntity[Any]) -> None:
     assert history[-1].status is task.status, task.id
     assert history[-1].run == task.run
     for before, after in pairwise(history):
-        assert (before.status, after.status) in _STEPS, f"{task.id}: {before} → {after}"
+        steps = _STEPS if before.run == after.run else _STEPS_TO_A_NEW_RUN
+        assert (before.status, after.status) in steps, f"{task.id}: {before} → {after}"
         assert before.at <= after.at
         assert before.run <= after.run
-        if after.status is TaskStatus.IN_PROGRESS:
+        if after.status is TaskStatus.IN_PROGRESS and before.run == after.run:
             assert after.attempt >= before.attempt + (before.status is TaskStatus.IN_PROGRESS)
 
 
@@ -338,4 +421,4 @@ def check_counters(parent: TaskEntity[Any], subs: Sequence[TaskEntity[Any]]) -> 
     assert attributes.sub_task_count == len(subs)
     assert attributes.sub_task_succeed_count == statuses.count(COMPLETED)
     assert attributes.sub_task_failed_count == statuses.count(FAILED)
-    assert attributes.sub_task_running_count == 0
+    assert attributes.sub_task_running_count == statuses.count(CANCELLED)

@@ -44,7 +44,9 @@ ERRORS = [
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
+    "TaskEnded",
     "TaskNotFound",
+    "TaskOpen",
     "TaskTokenNotFound",
     "WiringError",
 ]

@@ -19,8 +19,8 @@ from taskloom.ports import Backend, Receipt
 if TYPE_CHECKING:
     from taskloom.execution.attempt import Attempt
 
-LOOK_EVERY: Final = timedelta(seconds=0.5)
-"""How often a worker looks whether somebody cancelled what it runs."""
+LOOK_EVERY: Final = timedelta(seconds=0.95)
+"""How often a worker looks whether somebody cancelled what it runs: a handler is told within a second."""
 PROGRESS_EVERY: Final = timedelta(seconds=1)
 BEATS_PER_LEASE: Final = 3
 
