@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench format clean help
+.PHONY: demo test chaos check bench format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -24,6 +24,9 @@ demo: $(READY)  ## Show both kinds of task at work (ARGS are passed on)
 
 test: $(READY)  ## Run the tests (ARGS go to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(READY)  ## Kill workers, again and again, while thousands of tasks run (ARGS are passed on)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(READY)  ## Everything a reviewer would say by machine: format, lint, types, arrows
 	$(BIN)/ruff format --check $(CODE)
