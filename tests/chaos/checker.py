@@ -66,8 +66,8 @@ class Figures:
             ("given up, worker died", f"{self.worker_died:,}"),
             (
                 "longest waits",
-                f"{self.longest_wait:.1f} s (sub-tasks: {self.longest_wait_of_sub_tasks:.1f} s) from a kill to the next "
-                "attempt, queues included",
+                f"{self.longest_wait:.1f} s (sub-tasks: {self.longest_wait_of_sub_tasks:.1f} s) from a kill to the "
+                "next attempt, queues included",
             ),
             ("… after the last kill", f"{self.longest_wait_after_last_kill:.1f} s (lease: {LEASE:g} s)"),
             ("longest silence", f"{self.longest_silence:.1f} s"),
