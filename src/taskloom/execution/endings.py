@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -81,6 +81,8 @@ class Endings:
                 await asyncio.gather(self._write(endings), self._settle(settlements))
         finally:
             self._busy = False
+            if self._endings or self._settlements:  # what came while this broke off
+                self._start()
 
     async def _write(self, endings: Sequence[_Ending]) -> None:
         if not endings:
@@ -112,12 +114,15 @@ class Endings:
         return None
 
     async def _settle(self, settlements: Sequence[_Settlement]) -> None:
+        queue = self._backend.queue
         done = [settlement.receipt for settlement in settlements if settlement.again_at is None]
+        calls: list[Awaitable[None]] = [queue.delete(done)] if done else []
+        calls += [queue.release(receipt, again_at) for receipt, again_at in settlements if again_at is not None]
+        # Each on its own: one that fails fails alone.
+        await asyncio.gather(*map(self._settled, calls))
+
+    async def _settled(self, call: Awaitable[None]) -> None:
         try:
-            if done:
-                await self._backend.queue.delete(done)
-            for settlement in settlements:
-                if settlement.again_at is not None:
-                    await self._backend.queue.release(settlement.receipt, settlement.again_at)
+            await call
         except StoreError as error:
             log.warning("messages could not be settled; they come again by themselves", extra={"error": str(error)})
