@@ -268,7 +268,7 @@ class ExecutionInput:
     at_once: int
     """Chunks that may run at the same time."""
     todo: Sequence[int] | None = None
-    """The chunks to run, in order; None: all."""
+    """The chunks to run, in order; None: all. What `describe` gives back need not tell it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -237,6 +237,47 @@ class StateMachineContract(Contract):
 
     @needs("pulls_steps")
     @scenario
+    async def test_only_the_chunks_that_are_asked_for_are_mapped(self, backend: Backend) -> None:
+        """As a new run needs it. None at all is a collect at once."""
+        rows = Rows(backend)
+        for todo in ([1, 4, 5], []):
+            parent = await self._parent(rows)
+            asked = ExecutionInput(key=parent.key, run=1, chunks=6, at_once=2, todo=todo)
+            await backend.machine.start(parent.code, asked)
+            assert await self._finish_map(rows, 2) == todo
+            await self._end(rows)
+            assert (await self._execution(rows, parent)).status is ExecutionStatus.SUCCEEDED
+
+    @needs("pulls_steps")
+    @scenario
+    async def test_a_chunk_that_stops_starts_no_other(self, backend: Backend) -> None:
+        """Those that run are waited for, and the collect follows."""
+        rows = Rows(backend)
+        await self._started(rows, chunks=9, at_once=2)
+        first, second = await self._steps(rows)
+        await backend.machine.report(first, StepOutcome(stop=True))
+        assert await self._steps(rows) == []
+        await backend.machine.report(second, StepOutcome(stop=True))
+        await self._end(rows)
+
+    @needs("pulls_steps")
+    @scenario
+    async def test_a_hurried_execution_waits_for_nothing(self, backend: Backend) -> None:
+        """But what somebody holds stays in his hands, and other executions and runs go on waiting."""
+        rows = Rows(backend)
+        hurried, other = await self._started(rows, chunks=2, at_once=2), await self._started(rows, chunks=1, at_once=1)
+        held, waiting, foreign = await self._steps(rows)
+        assert [step.key for step in (held, waiting, foreign)] == [hurried.key, hurried.key, other.key]
+        for step in (waiting, foreign):
+            await backend.queue.release(step.receipt, rows.now + HOUR)
+        await backend.machine.hurry(hurried.key, 2)
+        assert await self._steps(rows) == []
+        await backend.machine.hurry(hurried.key, 1)
+        (step,) = await self._steps(rows)
+        assert (step.key, step.chunk) == (hurried.key, waiting.chunk)
+
+    @needs("pulls_steps")
+    @scenario
     async def test_a_chunk_is_looked_at_again_in_time(self, backend: Backend) -> None:
         """Not before the chunk asked for it, and not long after."""
         rows = Rows(backend)
