@@ -220,14 +220,19 @@ class Worker:
                 singles.append(delivery)
             else:
                 self._spawn(self._deliver(delivery), delivery)
+        full = len(deliveries) == wanted
         if singles:
-            self._spawn(self._take(singles), *singles)
-        return len(deliveries) == wanted
+            was_idle = not self._running
+            claims = self._spawn(self._take(singles), *singles)
+            if was_idle and not full:  # to look for more would only take time from the handler that is to start
+                await asyncio.wait([claims])
+        return full
 
-    def _spawn(self, work: Coroutine[Any, Any, None], *deliveries: Delivery) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], *deliveries: Delivery) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(lambda task: self._done(task, deliveries))
+        return task
 
     def _done(self, task: asyncio.Task[None], deliveries: Sequence[Delivery]) -> None:
         self._running.discard(task)
