@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from taskloom.events.factory import EventFactory, EventFactoryAddedTask, ITaskQueueEventFactory
     from taskloom.events.marks import IEvent, IEventHandler, event_factory, event_handler
     from taskloom.events.task_events import StepFunctionTaskEvent, TaskEvent, TaskQueueEvent
-    from taskloom.model import InvokeContext, NewTask, TaskEntity, TaskKey, TaskStatus
+    from taskloom.model import InvokeContext, TaskEntity, TaskKey, TaskStatus
     from taskloom.module import TaskModule
+    from taskloom.operations.creation import NewTask
     from taskloom.policy import Retry
     from taskloom.service import TaskService
     from taskloom.settings import Settings
@@ -27,7 +28,7 @@ _HOMES = {
     "IEventHandler": "events.marks",
     "ITaskQueueEventFactory": "events.factory",
     "InvokeContext": "model",
-    "NewTask": "model",
+    "NewTask": "operations.creation",
     "Retry": "policy",
     "RetryAfter": "errors",
     "Settings": "settings",

@@ -7,6 +7,7 @@ TaskloomError
 ├── TaskNotFound (LookupError)      no such task in this tenant
 ├── TaskEnded                       the task has ended, so there is nothing to cancel
 ├── TaskOpen                        the task has not ended, so there is nothing to retry
+├── IdempotencyConflict             the idempotency key was used for something else
 ├── ExecutionNotFound (LookupError) no such execution of the state machine
 ├── TaskTokenNotFound (LookupError) nobody waits for this task token
 ├── NotRunning (RuntimeError)       asked for the context of a run outside of one
@@ -88,6 +89,23 @@ class TaskOpen(TaskloomError):
 
     def __reduce__(self) -> tuple[type["TaskOpen"], tuple[object, str]]:
         return type(self), (self.task, self.status)
+
+
+class IdempotencyConflict(TaskloomError):
+    """The idempotency *key* was used before with other content; the task of that time was not changed."""
+
+    def __init__(self, key: str, first: str, second: str) -> None:
+        self.key = key
+        self.first = first
+        """The fingerprint of the content with which the key was used first."""
+        self.second = second
+        super().__init__(
+            f"idempotency key {key!r} was used with other content: its fingerprint was {first}, now it is {second}; "
+            "send the same task type, name and input, or use another key"
+        )
+
+    def __reduce__(self) -> tuple[type["IdempotencyConflict"], tuple[str, str, str]]:
+        return type(self), (self.key, self.first, self.second)
 
 
 class ExecutionNotFound(TaskloomError, LookupError):

@@ -254,6 +254,29 @@ class CancelRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryNumbers:
+    """How often a task is tried and how long it waits in between, as its creator wanted it; see `Retry`."""
+
+    max_attempts: int
+    initial: float
+    multiplier: float
+    maximum: float
+    jitter: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What the creator of a task set beside the policy of its type; for all of its runs."""
+
+    retry: RetryNumbers | None = None
+    deadline: float | None = None
+    """Seconds from the creation, or from a retry, in which the task must end."""
+
+
+NO_OPTIONS: Final = TaskOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FanOut:
     """How a step function task is run; fixed when its first attempt starts."""
 
@@ -308,16 +331,6 @@ class InvokeContext:
     roles: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
-    """A single task to be created by `TaskService.create_tasks`."""
-
-    tenant_code: str
-    task_type: str
-    input: object = None
-    name: str | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
 class TaskEntity(Generic[InputT]):
     """A task as it was stored at one moment. Times are aware UTC."""
@@ -360,13 +373,20 @@ class TaskEntity(Generic[InputT]):
     started_at: datetime | None = None
     """When the first attempt of the run began."""
     finished_at: datetime | None = None
+    deadline_at: datetime | None = None
+    """From when on the task is FAILED if it has not ended."""
+    lost: int = 0
+    """Attempts of the run whose worker died."""
+    options: TaskOptions = NO_OPTIONS
     progress: Progress | None = None
     execution_arn: str | None = None
     fan_out: FanOut | None = None
     cancel_requested: CancelRequest | None = None
     """Of a running fan-out that is to end; it starts no more sub-tasks."""
     history: Sequence[HistoryEntry] = ()
-    """Status changes, oldest first, beginning with the creation."""
+    """Status changes, oldest first, beginning with the creation. It is bounded: see `history_dropped`."""
+    history_dropped: int = 0
+    """Entries behind the creation that were dropped for newer ones."""
 
     @property
     def pk(self) -> str:

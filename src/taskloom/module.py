@@ -24,7 +24,7 @@ from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
 from taskloom.model import InvokeContext, Kind, TaskEntity
-from taskloom.policy import Retry, check_fan_out_options, number, whole_number
+from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, whole_number
 from taskloom.ports import Backend, Clock, Ids
 from taskloom.service import TaskService
 from taskloom.settings import Settings
@@ -42,7 +42,6 @@ Given: TypeAlias = "type[GivenT] | GivenT | Callable[[TaskModule], GivenT]"
 """A class, an instance, or a callable that takes the module and returns an instance."""
 
 MAX_CONCURRENCY: Final = 10_000
-MAX_TIMEOUT: Final = 366 * 86400.0
 
 
 class TaskFunction(Generic[P, ResultT]):
@@ -67,6 +66,9 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
         tenant_code: str,
         input: object = None,
         name: str | None = None,
+        retry: Retry | None = None,
+        deadline: float | None = None,
+        idempotency_key: str | None = None,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """See `TaskService.create_task`."""
@@ -75,6 +77,9 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
             task_type=self.task_type,
             input=input,
             name=name,
+            retry=retry,
+            deadline=deadline,
+            idempotency_key=idempotency_key,
             invoke_context=invoke_context,
         )
 
@@ -88,6 +93,9 @@ class FanOutFunction(TaskFunction[P, ResultT]):
         tenant_code: str,
         input: Iterable[object] | AsyncIterable[object],
         name: str | None = None,
+        retry: Retry | None = None,
+        deadline: float | None = None,
+        idempotency_key: str | None = None,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """See `TaskService.create_step_function_task`."""
@@ -96,6 +104,9 @@ class FanOutFunction(TaskFunction[P, ResultT]):
             task_type=self.task_type,
             input=input,
             name=name,
+            retry=retry,
+            deadline=deadline,
+            idempotency_key=idempotency_key,
             invoke_context=invoke_context,
         )
 
@@ -109,7 +120,7 @@ class TaskModule:
         self.settings = settings
         self.enable_controller = enable_controller
         """Whether the application serves the REST endpoints for tasks."""
-        self.task_service = TaskService(backend)
+        self.task_service = TaskService(backend, registry, idempotency_ttl=settings.idempotency_ttl)
         self.step_function_service = StepFunctionService(backend)
         self.sync = SyncModule(self.task_service, self.step_function_service)
         """The same services for programs without an event loop."""
@@ -175,13 +186,23 @@ class TaskModule:
                 )
             self._registry.event_factory = made
 
-    def task(self, task_type: str, *, retry: Retry | None = None, timeout: float | None = None) -> "_SingleDecorator":
+    def task(
+        self,
+        task_type: str,
+        *,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> "_SingleDecorator":
         """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
 
-        *retry* (default: `Settings.retry`), *timeout*: seconds per attempt. Raises: WiringError when the type has a
-        handler already; InvalidInput, InvalidType.
+        *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
+        which tasks that this module creates must end. Raises: WiringError when the type has a handler already;
+        InvalidInput, InvalidType.
         """
-        policy = TypePolicy(retry=self._retry(retry), timeout=_timeout(timeout))
+        policy = TypePolicy(
+            retry=self._retry(retry), timeout=_seconds(timeout, "timeout"), deadline=_seconds(deadline, "deadline")
+        )
         return _SingleDecorator(self, model.task_type(task_type), policy)
 
     def step_function_task(
@@ -190,6 +211,7 @@ class TaskModule:
         *,
         retry: Retry | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
         max_concurrency: int = 40,
         chunk_size: int | None = None,
         chunk_concurrency: int = 1,
@@ -197,6 +219,7 @@ class TaskModule:
     ) -> "_FanOutDecorator":
         """Decorate the function that handles one sub-task of fan-outs of *task_type*.
 
+        *retry* and *timeout* count for each sub-task, *deadline* for the whole.
         *max_concurrency*: sub-tasks that run at the same time, over all workers; *chunk_size*: sub-tasks that one
         worker claims together (default: 1 up to 100 inputs, then ceil(n / 100), at most 100); *chunk_concurrency*: how
         many of a chunk run at the same time; *tolerated_failure_percentage*: up to how many percent of failed
@@ -205,7 +228,8 @@ class TaskModule:
         check_fan_out_options(chunk_size, chunk_concurrency, max_concurrency, tolerated_failure_percentage)
         policy = TypePolicy(
             retry=self._retry(retry),
-            timeout=_timeout(timeout),
+            timeout=_seconds(timeout, "timeout"),
+            deadline=_seconds(deadline, "deadline"),
             chunk_size=chunk_size,
             chunk_concurrency=chunk_concurrency,
             max_concurrency=max_concurrency,
@@ -295,5 +319,5 @@ def _task_factory(factory: object) -> object:
     return factory
 
 
-def _timeout(timeout: float | None) -> float | None:
-    return None if timeout is None else number(timeout, "timeout", low=0.001, high=MAX_TIMEOUT)
+def _seconds(value: float | None, field: str) -> float | None:
+    return None if value is None else number(value, field, low=0.001, high=MAX_SECONDS)

@@ -41,13 +41,15 @@ def sub_task(parent: TaskEntity[Any], row: TaskEntity[Any], input: Any) -> TaskE
         request_id=parent.request_id,
         created_by=parent.created_by,
         created_ip=parent.created_ip,
+        deadline_at=parent.deadline_at,
+        options=parent.options,
     )
 
 
 def unclaimed(parent: TaskEntity[Any], index: int, input: Any) -> TaskEntity[Any]:
     """The sub-task *index* that nobody has claimed yet, so that nothing of it is stored.
 
-    PENDING; but once the fan-out is CANCELLED nobody ever will claim it in this run, so it is CANCELLED too.
+    PENDING; but once the fan-out has ended nobody ever will claim it in this run: it is CANCELLED.
     """
     return TaskEntity(
         key=TaskKey.sub_task(parent.tenant_code, parent.task_type, parent.code, index),
@@ -56,7 +58,7 @@ def unclaimed(parent: TaskEntity[Any], index: int, input: Any) -> TaskEntity[Any
         task_type=parent.task_type,
         name=parent.name,
         tenant_code=parent.tenant_code,
-        status=TaskStatus.CANCELLED if parent.status is TaskStatus.CANCELLED else TaskStatus.PENDING,
+        status=TaskStatus.CANCELLED if parent.is_terminal else TaskStatus.PENDING,
         input=input,
         index=index,
         request_id=parent.request_id,
@@ -65,4 +67,6 @@ def unclaimed(parent: TaskEntity[Any], index: int, input: Any) -> TaskEntity[Any
         created_by=parent.created_by,
         created_ip=parent.created_ip,
         run=parent.run,
+        deadline_at=parent.deadline_at,
+        options=parent.options,
     )

@@ -7,16 +7,20 @@ from datetime import timedelta
 from typing import Final
 
 from taskloom.errors import GiveUp, InvalidInput, InvalidType, RetryAfter
-from taskloom.model import MAX_SUB_TASKS, FanOut
+from taskloom.model import MAX_SUB_TASKS, FanOut, RetryNumbers
 
 MAX_CHUNKS: Final = 10_000
 """Items of one Map run in flight that Step Functions takes; the state input holds chunk numbers only (rule 6).
 Source: AWS Step Functions developer guide, "Map Run quotas" (10,000 pending child executions)."""
+MAX_SECONDS: Final = 366 * 86400.0
+"""The longest duration that can be given."""
 MAX_DEFAULT_CHUNK: Final = 100
 DEFAULT_MAX_CONCURRENCY: Final = 40
 DEFAULT_MAX_ATTEMPTS: Final = 3
 MAX_LOST_LEASES: Final = 3
 """Attempts of a task whose workers die, unless its retry policy says otherwise."""
+
+_RETRY_ON: Final = (Exception,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +38,14 @@ class Retry:
     multiplier: float = 2.0
     maximum: float = 300.0
     jitter: bool = True
-    retry_on: Sequence[type[BaseException]] = (Exception,)
+    retry_on: Sequence[type[BaseException]] = _RETRY_ON
     give_up_on: Sequence[type[BaseException]] = ()
     """Final although `retry_on` matches."""
 
     def __post_init__(self) -> None:
         whole_number(self.max_attempts, "retry.max_attempts", low=1, high=1_000_000)
         for name, low in (("initial", 0.0), ("multiplier", 1.0), ("maximum", 0.0)):
-            number(getattr(self, name), f"retry.{name}", low=low, high=366 * 86400.0)
+            number(getattr(self, name), f"retry.{name}", low=low, high=MAX_SECONDS)
         for name in ("retry_on", "give_up_on"):
             classes = getattr(self, name)
             if isinstance(classes, type) or not all(
@@ -58,6 +62,40 @@ class Retry:
         except OverflowError:
             bound = self.maximum if self.initial else 0.0
         return timedelta(seconds=min(self.maximum, bound))
+
+
+def retry_numbers(retry: object, field: str) -> RetryNumbers:
+    """What can be stored of *retry*. Raises: InvalidInput or InvalidType naming *field*."""
+    if not isinstance(retry, Retry):
+        raise InvalidType(field, f"{retry!r} is no Retry", "give taskloom.Retry(...) or None")
+    for name, default in (("retry_on", _RETRY_ON), ("give_up_on", ())):
+        if tuple(getattr(retry, name)) != default:
+            raise InvalidInput(
+                f"{field}.{name}", "cannot be stored with a task", "give exception classes to the task type instead"
+            )
+    return RetryNumbers(
+        max_attempts=retry.max_attempts,
+        initial=retry.initial,
+        multiplier=retry.multiplier,
+        maximum=retry.maximum,
+        jitter=retry.jitter,
+    )
+
+
+def retry_of(retry: Retry | None, numbers: RetryNumbers | None) -> Retry | None:
+    """The policy of a task: *retry* is its type's, *numbers* are its creator's, which count if there are any."""
+    if numbers is None:
+        return retry
+    kept = Retry() if retry is None else retry
+    return Retry(
+        max_attempts=numbers.max_attempts,
+        initial=numbers.initial,
+        multiplier=numbers.multiplier,
+        maximum=numbers.maximum,
+        jitter=numbers.jitter,
+        retry_on=kept.retry_on,
+        give_up_on=kept.give_up_on,
+    )
 
 
 def next_attempt_in(retry: Retry | None, error: BaseException, attempt: int, fraction: float) -> timedelta | None:

@@ -42,6 +42,26 @@ class NewTaskRow:
 
     entity: TaskEntity
     input: EncodedJson | None
+    idempotency: "Idempotency | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """Under which key, for how long, a creation is known by what it created."""
+
+    key: str
+    fingerprint: str
+    """Of the content."""
+    expires_at: datetime
+    """From then on the key counts as absent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What an idempotency key stands for."""
+
+    task: TaskKey
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +95,16 @@ class TaskStore(Protocol):
     Sub-tasks come back without what only their parent knows: `input`, `name`, `request_id`, `created_by`, `created_ip`.
     """
 
-    async def create(self, rows: Sequence[NewTaskRow]) -> None:
+    async def create(self, rows: Sequence[NewTaskRow]) -> Sequence[Known | None]:
         """Store new top-level tasks durably; each that has `dispatch` will come through the change stream (rule 1).
 
-        Atomic per task: task and stream record are one write. Keys must be new. When it raises, some may be stored.
+        Atomic per task: task, stream record and idempotency key are one write. Where the tenant has such a key already,
+        and it has not expired, nothing is stored: the answer for this row is what the key stands for, else None. Keys
+        of tasks must be new. When it raises, some may be stored.
         """
+
+    async def known(self, tenant: TenantCode, key: str) -> Known | None:
+        """What this idempotency key of the tenant stands for; None when there is none, or it has expired."""
 
     async def update(self, change: Change) -> Written | Refused:
         """Carry out *change* if its guard holds; one durable, atomic write, history included (rules 2 and 5).
@@ -103,6 +128,15 @@ class TaskStore(Protocol):
 
         May be fewer, or none, though more follow.
         """
+
+    async def list_overdue(self, limit: int) -> Sequence[TaskEntity]:
+        """At most *limit* open top-level tasks whose `deadline_at` has come, earliest first.
+
+        Without those that have `cancel_requested`: their execution will end them.
+        """
+
+    async def next_deadline(self) -> datetime | None:
+        """From when on `list_overdue` would return something; None while there is nothing."""
 
     async def list_sub_tasks(self, parent: TaskKey, indexes: range) -> Sequence[TaskEntity]:
         """The stored sub-tasks of *parent* with these indexes (consecutive), in index order."""
@@ -347,6 +381,9 @@ class PayloadStore(Protocol):
 
     async def get(self, reference: str) -> EncodedJson:
         """What was stored. Raises: StoreCorrupt when it is gone."""
+
+    async def discard(self, reference: str) -> None:
+        """Remove what lies under *reference*, if anything does: nothing will ever refer to it."""
 
     def items(self, name: str) -> ItemWriter:
         """A writer for the items of a fan-out."""

@@ -7,15 +7,18 @@ from typing import Any, Final
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.errors import InvalidInput
 from taskloom.model import (
+    NO_OPTIONS,
     CancelRequest,
     Failure,
     FanOut,
     HistoryEntry,
     Kind,
     Progress,
+    RetryNumbers,
     TaskAttributes,
     TaskEntity,
     TaskKey,
+    TaskOptions,
     TaskStatus,
 )
 
@@ -38,6 +41,16 @@ _OPTIONAL_TIMES: Final = {
     "nextAttemptAt": "next_attempt_at",
     "startedAt": "started_at",
     "finishedAt": "finished_at",
+    "deadlineAt": "deadline_at",
+}
+
+
+_RETRY_NUMBERS: Final = {
+    "maxAttempts": "max_attempts",
+    "initial": "initial",
+    "multiplier": "multiplier",
+    "maximum": "maximum",
+    "jitter": "jitter",
 }
 
 
@@ -77,6 +90,12 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         item["progress"] = progress_item(task.progress)
     if task.fan_out is not None:
         item["fanOut"] = fan_out_item(task.fan_out)
+    if task.options != NO_OPTIONS:
+        item["options"] = options_item(task.options)
+    if task.lost:
+        item["lost"] = task.lost
+    if task.history_dropped:
+        item["historyDropped"] = task.history_dropped
     if task.cancel_requested is not None:
         item["cancelRequested"] = cancel_item(task.cancel_requested)
     return item
@@ -111,6 +130,9 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             progress=progress_of(item.get("progress")),
             fan_out=fan_out_of(item.get("fanOut")),
             cancel_requested=cancel_of(item.get("cancelRequested")),
+            options=options_of(item.get("options")),
+            lost=int(item.get("lost", 0)),
+            history_dropped=int(item.get("historyDropped", 0)),
             history=tuple(_entry(entry) for entry in item.get("history", ())),
             **_optional(item),
         )
@@ -169,6 +191,25 @@ def fan_out_of(item: Mapping[str, Any] | None) -> FanOut | None:
         tolerated_failure_percentage=item["toleratedFailurePercentage"],
         only_failed=item.get("onlyFailed", True),
     )
+
+
+def options_item(options: TaskOptions) -> dict[str, Any]:
+    """The stored form of what the creator of a task set."""
+    item: dict[str, Any] = {}
+    if options.retry is not None:
+        item["retry"] = {name: getattr(options.retry, attribute) for name, attribute in _RETRY_NUMBERS.items()}
+    if options.deadline is not None:
+        item["deadline"] = options.deadline
+    return item
+
+
+def options_of(item: Mapping[str, Any] | None) -> TaskOptions:
+    """The options of their stored form."""
+    if not item:
+        return NO_OPTIONS
+    retry = item.get("retry")
+    numbers = retry and RetryNumbers(**{attribute: retry[name] for name, attribute in _RETRY_NUMBERS.items()})
+    return TaskOptions(retry=numbers, deadline=item.get("deadline"))
 
 
 def cancel_item(request: CancelRequest) -> dict[str, Any]:

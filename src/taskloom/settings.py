@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from taskloom.errors import InvalidInput, InvalidType
-from taskloom.policy import Retry, number
+from taskloom.policy import MAX_SECONDS, Retry, number
 
 PREFIX: Final = "TASKLOOM_"
 
@@ -60,6 +60,8 @@ class Settings:
     of a killed worker waits."""
     grace_seconds: float = field(default_factory=_environment("grace_seconds", 30.0, float))
     """How long a worker that is asked to stop lets running handlers finish."""
+    idempotency_ttl: float = field(default_factory=_environment("idempotency_ttl", 86400.0, float))
+    """Seconds for which an idempotency key is remembered."""
     retry: Retry | None = field(default_factory=_environment("retry", None, _retry))
     """For task types without a policy of their own; None: the first exception is final."""
 
@@ -69,6 +71,7 @@ class Settings:
         _file(self.database)
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
+        number(self.idempotency_ttl, "idempotency_ttl", low=0.001, high=MAX_SECONDS)
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise InvalidType("retry", f"{self.retry!r} is no Retry", "give taskloom.Retry(...) or None")
 

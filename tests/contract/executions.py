@@ -228,10 +228,10 @@ class StateMachineContract(Contract):
         """And nothing else, with the same limit, as often as a collect says so."""
         rows = Rows(backend)
         parent = await self._started(rows, chunks=6, at_once=2)
-        await self._finish_map(rows, 2, again_at=rows.now)
+        await self._finish_map(rows, 2)
         for left in ([0, 2, 3, 5], [2, 5], [5]):
             await self._collect(rows, left)
-            assert await self._finish_map(rows, 2, again_at=rows.now) == left
+            assert await self._finish_map(rows, 2) == left
         await self._end(rows)
         assert (await self._execution(rows, parent)).status is ExecutionStatus.SUCCEEDED
 
@@ -278,63 +278,81 @@ class StateMachineContract(Contract):
 
     @needs("pulls_steps")
     @scenario
-    async def test_a_chunk_is_looked_at_again_in_time(self, backend: Backend) -> None:
-        """Not before the chunk asked for it, and not long after."""
+    async def test_a_chunk_with_something_left_comes_again_in_time(self, backend: Backend) -> None:
+        """Not before it asked for it, and not long after; the collect waits for it."""
         rows = Rows(backend)
         await self._started(rows, chunks=3, at_once=3)
         again_at = rows.now + self.tick
         for step in await self._steps(rows):
             await backend.machine.report(step, StepOutcome(again_at=again_at) if step.chunk == 1 else DONE)
-        await self._collect(rows, [1])
-        assert await self._steps(rows) == []
-        assert await backend.queue.next_due(_steps_of(rows)) == again_at
+        for _ in range(3):
+            assert await self._steps(rows) == []
+            assert await backend.queue.next_due(_steps_of(rows)) == again_at
+            await self.elapse(backend, self.tick)
+            (step,) = await self._steps(rows)
+            assert (step.kind, step.chunk) == (CHUNK, 1)
+            again_at = rows.now + self.tick
+            await backend.machine.report(step, StepOutcome(again_at=again_at))
         await self.elapse(backend, self.tick)
-        (step,) = await self._steps(rows)
-        assert (step.kind, step.chunk) == (CHUNK, 1)
+        assert await self._finish_map(rows, 3) == [1]
+        await self._end(rows)
 
     @needs("pulls_steps")
     @scenario
-    async def test_several_chunks_are_looked_at_again_in_time(self, backend: Backend) -> None:
-        """None before the first of them asked for it; each when its own time has come, or a little before."""
+    async def test_several_chunks_come_again_each_in_its_time(self, backend: Backend) -> None:
         rows = Rows(backend)
         await self._started(rows, chunks=3, at_once=3)
         for step in await self._steps(rows):
-            wait = None if step.chunk is None or step.chunk == 0 else rows.now + step.chunk * self.tick
+            wait = None if not step.chunk else rows.now + step.chunk * self.tick
             await backend.machine.report(step, StepOutcome(again_at=wait))
-        await self._collect(rows, [1, 2])
         assert await self._steps(rows) == []
-        await self.elapse(backend, self.tick)
-        seen = {step.chunk for step in await self._steps(rows)}
-        assert 1 in seen
-        await self.elapse(backend, self.tick)
-        seen |= {step.chunk for step in await self._steps(rows)}
-        assert seen == {1, 2}
-
-    @needs("pulls_steps")
-    @scenario
-    async def test_an_old_wait_delays_no_later_map(self, backend: Backend) -> None:
-        rows = Rows(backend)
-        await self._started(rows, chunks=2, at_once=2)
-        await self._finish_map(rows, 2, again_at=rows.now + self.tick)
-        await self._collect(rows, [0, 1])
-        await self.elapse(backend, self.tick)
-        assert await self._finish_map(rows, 2) == [0, 1]
-        await self._collect(rows, [1])
-        assert await self._finish_map(rows, 2) == [1]
-
-    @needs("pulls_steps")
-    @scenario
-    async def test_an_old_wait_shortens_no_later_one(self, backend: Backend) -> None:
-        """Each map waits for what its own chunks asked for."""
-        rows = Rows(backend)
-        await self._started(rows, chunks=1, at_once=1)
-        for _ in range(3):
-            (step,) = await self._steps(rows)
-            await backend.machine.report(step, StepOutcome(again_at=rows.now + self.tick))
-            await self._collect(rows, [0])
-            assert await self._steps(rows) == []
+        for chunk in (1, 2):
             await self.elapse(backend, self.tick)
-        assert await self._finish_map(rows, 1) == [0]
+            (step,) = await self._steps(rows)
+            assert step.chunk == chunk
+            await backend.machine.report(step, DONE)
+        await self._end(rows)
+
+    @needs("pulls_steps")
+    @scenario
+    async def test_a_chunk_that_waits_keeps_no_place(self, backend: Backend) -> None:
+        """Others are started; but once it is due it comes before those that were never started."""
+        rows = Rows(backend)
+        await self._started(rows, chunks=5, at_once=1)
+        (step,) = await self._steps(rows)
+        await backend.machine.report(step, StepOutcome(again_at=rows.now + self.tick))
+        (step,) = await self._steps(rows)
+        assert step.chunk == 1
+        await self.elapse(backend, self.tick)
+        await backend.machine.report(step, DONE)
+        (step,) = await self._steps(rows)
+        assert step.chunk == 0
+        await backend.machine.report(step, DONE)
+        assert await self._finish_map(rows, 1) == [2, 3, 4]
+        await self._end(rows)
+
+    @needs("pulls_steps")
+    @scenario
+    async def test_more_may_wait_than_run_at_once(self, backend: Backend) -> None:
+        """And the limit holds when they come again."""
+        rows = Rows(backend)
+        await self._started(rows, chunks=7, at_once=2)
+        assert await self._finish_map(rows, 2, again_at=rows.now + self.tick) == list(range(7))
+        await self.elapse(backend, self.tick)
+        assert await self._finish_map(rows, 2) == list(range(7))
+        await self._end(rows)
+
+    @needs("pulls_steps")
+    @scenario
+    async def test_a_chunk_that_stops_ends_the_waiting_of_others(self, backend: Backend) -> None:
+        rows = Rows(backend)
+        await self._started(rows, chunks=4, at_once=2)
+        first, second = await self._steps(rows)
+        await backend.machine.report(first, StepOutcome(again_at=rows.now + self.tick))
+        (third,) = await self._steps(rows)
+        await backend.machine.report(second, StepOutcome(stop=True))
+        await backend.machine.report(third, StepOutcome(stop=True))
+        await self._end(rows)
 
     # --- duplicates and late comers ------------------------------------------------------------------------------
 

@@ -8,15 +8,18 @@ from hypothesis import strategies as st
 
 from taskloom.clock import EPOCH, from_milliseconds, to_milliseconds
 from taskloom.model import (
+    NO_OPTIONS,
     CancelRequest,
     Failure,
     FanOut,
     HistoryEntry,
     Kind,
     Progress,
+    RetryNumbers,
     TaskAttributes,
     TaskEntity,
     TaskKey,
+    TaskOptions,
     TaskStatus,
 )
 from taskloom.values import MAX_FLOAT, MAX_INTEGER, MIN_FLOAT, Json
@@ -82,6 +85,17 @@ fan_outs = st.builds(
 cancel_requests = st.builds(
     CancelRequest, at=instants, reason=st.none() | texts.filter(bool), by=st.none() | texts.filter(bool)
 )
+retry_numbers = st.builds(
+    RetryNumbers,
+    max_attempts=st.integers(1, 1000),
+    initial=st.floats(0, 1e6),
+    multiplier=st.floats(1, 1e6),
+    maximum=st.floats(0, 1e6),
+    jitter=st.booleans(),
+)
+options = st.just(NO_OPTIONS) | st.builds(
+    TaskOptions, retry=st.none() | retry_numbers, deadline=st.none() | st.floats(0.001, 1e6)
+)
 _results = st.lists(st.lists(json_values, max_size=2), max_size=2)
 
 
@@ -139,6 +153,10 @@ def entities(draw: st.DrawFn, kind: Kind | None = None) -> TaskEntity[Any]:
         finished_at=draw(optional_times),
         progress=draw(st.none() | progresses),
         execution_arn=draw(optional_texts),
+        deadline_at=draw(optional_times),
+        lost=draw(st.integers(0, 9)),
+        options=draw(options),
+        history_dropped=draw(_counts),
         fan_out=draw(fan_outs) if fan_out and draw(st.booleans()) else None,
         cancel_requested=draw(cancel_requests) if fan_out and draw(st.booleans()) else None,
         history=draw(histories),

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from taskloom import lifecycle
 from taskloom.clock import EPOCH
 from taskloom.lifecycle import NEXT, Change, Claimant, Come, Guard, Patch, Refused, Trigger, Verdict
-from taskloom.model import OPEN, TERMINAL, Failure, FanOut, Kind, Progress, TaskAttributes, TaskEntity, TaskStatus
+from taskloom.model import (
+    OPEN,
+    TERMINAL,
+    CancelRequest,
+    Failure,
+    FanOut,
+    Kind,
+    Progress,
+    TaskAttributes,
+    TaskEntity,
+    TaskOptions,
+    TaskStatus,
+)
 from taskloom.values import EncodedJson
 from tests.core.strategies import plain
 
@@ -103,6 +115,7 @@ OTHERS: Final[Mapping[str, Builder]] = {
     "claim, for the last time": lambda task: _change(lifecycle.claim(task.key, task, task.kind, claimant(max_lost=1))),
     "first_claim": lambda task: lifecycle.first_claim(task, 3, None, claimant())[0],
     "rejected": lambda task: lifecycle.rejected(task, FAILURE, **_ends),
+    "overdue": lambda task: lifecycle.overdue(task, **_ends),
     "cancelled": lambda task: lifecycle.cancelled(task, reason="why", **_ends),
     "retried": lambda task: lifecycle.retried(
         task, only_failed=True, execution_arn="arn", reason="why", dispatch="new", **_ends
@@ -143,6 +156,8 @@ def changes() -> Iterator[tuple[str, TaskEntity[Any], Change]]:
     parent = claimed(Kind.SFN_TASK)
     for name, build in OF_A_FAN_OUT.items():
         yield name, parent, build(parent)
+    late = claimed(Kind.SFN_TASK, deadline_at=NOW, options=TaskOptions(deadline=60))
+    yield "finalized, late", late, OF_A_FAN_OUT["finalized"](late)
     for kind in Kind:
         pending = plain(kind, PENDING, fence=3, attempt=0, dispatch="d")
         yield f"claim, {kind}", pending, OTHERS["claim"](pending)
@@ -153,6 +168,8 @@ def changes() -> Iterator[tuple[str, TaskEntity[Any], Change]]:
         for status in OPEN if kind is not Kind.SFN_TASK else (PENDING,):
             task = plain(kind, PENDING, fence=3, dispatch="d") if status is PENDING else claimed(kind)
             yield f"cancelled, {status} {kind}", task, OTHERS["cancelled"](task)
+            if kind is not Kind.SUB_TASK:
+                yield f"overdue, {status} {kind}", task, OTHERS["overdue"](task)
     for status in TERMINAL:
         for kind in (Kind.TASK, Kind.SFN_TASK):
             task = plain(kind, status, fence=3, run=1)
@@ -315,17 +332,27 @@ def test_a_running_parent_is_never_reclaimed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempt", "max_lost", "message"), [(1, 1, "the worker died 1 time"), (3, 3, "the worker died 3 times")]
+    ("attempt", "lost", "max_lost", "message"),
+    [
+        (1, 0, 1, "the worker died 1 time"),
+        (3, 2, 3, "the worker died 3 times"),
+        (3, 0, 3, "the worker died 1 time, in 3 attempts"),
+        (4, 2, 4, "the worker died 3 times, in 4 attempts"),
+    ],
 )
-def test_a_task_whose_workers_die_is_given_up(attempt: int, max_lost: int, message: str) -> None:
-    lost = claimed(attempt=attempt, lease_until=NOW)
-    change = _change(lifecycle.claim(lost.key, lost, Kind.TASK, claimant(max_lost=max_lost)))
+def test_a_task_whose_workers_die_is_given_up(attempt: int, lost: int, max_lost: int, message: str) -> None:
+    """The reason tells attempts that failed from those whose worker died."""
+    lost_ = claimed(attempt=attempt, lost=lost, lease_until=NOW)
+    change = _change(lifecycle.claim(lost_.key, lost_, Kind.TASK, claimant(max_lost=max_lost)))
     assert change.patch["status"] is FAILED
     assert change.patch["error"] == Failure(type="WorkerDied", message=message, attempt=attempt)
     assert change.history is not None
     assert change.history.reason == message
-    again = _change(lifecycle.claim(lost.key, lost, Kind.TASK, claimant(max_lost=max_lost + 1)))
+    again = _change(lifecycle.claim(lost_.key, lost_, Kind.TASK, claimant(max_lost=max_lost + 1)))
     assert again.patch["status"] is IN_PROGRESS
+    assert again.patch["lost"] == lost + 1
+    assert lifecycle.is_last_chance(again, max_lost + 1)
+    assert not lifecycle.is_last_chance(again, max_lost + 2)
 
 
 def test_the_claim_of_a_fan_out_fixes_its_plan() -> None:
@@ -431,3 +458,38 @@ def test_a_life_of_any_length(steps: list[str], data: st.DataObject) -> None:
         if task.status is not before.status:
             assert (before.status, task.status) in PAIRS
             assert task.history[-1].status is task.status
+
+
+# --- deadlines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "asked_at", "succeeded", "status", "kind"),
+    [
+        (NOW - timedelta(milliseconds=1), None, 2, COMPLETED, None),
+        (NOW, None, 2, FAILED, "DeadlineExceeded"),
+        (NOW, NOW, 1, FAILED, "DeadlineExceeded"),
+        (NOW, NOW - timedelta(milliseconds=1), 1, CANCELLED, None),
+        (NOW, NOW - timedelta(milliseconds=1), 2, COMPLETED, None),
+    ],
+)
+def test_a_fan_out_that_ends_behind_its_deadline_is_failed(
+    now: datetime, asked_at: datetime | None, succeeded: int, status: TaskStatus, kind: str | None
+) -> None:
+    """However its sub-tasks ended; but not when somebody cancelled it in time."""
+    request = None if asked_at is None else CancelRequest(at=asked_at)
+    options = TaskOptions(deadline=60)
+    parent = claimed(Kind.SFN_TASK, deadline_at=NOW, options=options, cancel_requested=request)
+    change = lifecycle.finalized(parent, succeeded=succeeded, failed=0, now=now, by="worker", claim_id="mine")
+    error = change.patch.get("error")
+    assert (change.patch["status"], error and error.type) == (status, kind)
+    if error is not None:
+        assert error.message == "it did not end within 60 s of its creation"
+
+
+def test_a_retry_sets_the_deadline_anew() -> None:
+    task = plain(Kind.TASK, FAILED, fence=3, options=TaskOptions(deadline=60), deadline_at=NOW)
+    change = OTHERS["retried"](task)
+    assert change.patch["deadline_at"] == NOW + timedelta(seconds=60)
+    assert "2 s of its retry" in lifecycle.too_late(replace(task, run=2, options=TaskOptions(deadline=2)))
+    assert "deadline_at" not in OTHERS["retried"](plain(Kind.TASK, FAILED, fence=3)).patch

@@ -79,7 +79,7 @@ def test_whatever_a_handler_raises_becomes_a_recorded_attempt(
             assert done.error.traceback is not None
             assert len(done.error.message) < 2_100
             assert not done.error.will_retry
-            assert done.history[-1].reason == done.error.message
+            assert str(done.history[-1].reason)[:500] == done.error.message[:500]
             assert done.attributes.results is None
             check_history(done)
             other = await service.create_task(tenant_code=TENANT, task_type=colour)

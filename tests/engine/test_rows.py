@@ -44,6 +44,7 @@ _FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "results": st.none() | st.just(encode(RESULTS, "result")),
     "result_ref": optional_texts,
     "error": st.none() | failures,
+    "lost": st.integers(0, 9),
 }
 _TOP_LEVEL_FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "dispatch": optional_texts,
@@ -52,6 +53,7 @@ _TOP_LEVEL_FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "sub_task_failed_count": st.integers(0, 10**7),
     "fan_out": st.none() | fan_outs,
     "cancel_requested": st.none() | cancel_requests,
+    "deadline_at": st.none() | instants,
 }
 
 
@@ -80,6 +82,8 @@ def new_tasks(draw: st.DrawFn) -> TaskEntity[Any]:
         finished_at=None,
         progress=None,
         fan_out=None,
+        lost=0,
+        history_dropped=0,
         history=task.history or (HistoryEntry(at=task.created_at, status=task.status, run=1, attempt=0),),
     )
 
@@ -117,6 +121,7 @@ def test_a_patch_is_read_back_from_the_row_of_a_sub_task(patch: Patch, history: 
         "tenant": parts.tenant_code,
         "type": parts.task_type,
         "version": 0,
+        "lost": 0,
     }
     entity: Patch = {
         "status": task.status, "created_at": task.created_at, "updated_at": task.updated_at, "run": 1, "attempt": 1,

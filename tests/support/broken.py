@@ -5,12 +5,12 @@ Each wraps a real store and reaches it through the ports alone, so it breaks eve
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from taskloom.lifecycle import Change, Guard, Patch, Refused, Written
 from taskloom.model import Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
-from taskloom.ports import Backend, ChunkRow, NewTaskRow, TaskQuery, TaskStore
+from taskloom.ports import Backend, ChunkRow, Known, NewTaskRow, TaskQuery, TaskStore
 from tests.contract.model import holds
 
 Outcome = Written | Refused
@@ -31,8 +31,17 @@ class Faithful:
         """The answer that is really given."""
         return outcome
 
-    async def create(self, rows: Sequence[NewTaskRow]) -> None:
-        await self._real.create(rows)
+    async def create(self, rows: Sequence[NewTaskRow]) -> Sequence[Known | None]:
+        return await self._real.create(rows)
+
+    async def known(self, tenant: TenantCode, key: str) -> Known | None:
+        return await self._real.known(tenant, key)
+
+    async def list_overdue(self, limit: int) -> Sequence[TaskEntity]:
+        return await self._real.list_overdue(limit)
+
+    async def next_deadline(self) -> datetime | None:
+        return await self._real.next_deadline()
 
     async def update(self, change: Change) -> Outcome:
         return self.after(change, await self._real.update(self.before(change)))
@@ -214,9 +223,10 @@ class _Lossy(OneByOne):
 class LostCreation(_Lossy):
     """The task is there, and nobody will ever run it."""
 
-    async def create(self, rows: Sequence[NewTaskRow]) -> None:
-        await self._real.create(rows)
+    async def create(self, rows: Sequence[NewTaskRow]) -> Sequence[Known | None]:
+        answers = await self._real.create(rows)
         await self._lose({row.entity.key for row in rows})
+        return answers
 
 
 class LostDispatch(_Lossy):
@@ -232,11 +242,12 @@ class LostDispatch(_Lossy):
 class DispatchInASecondWrite(_Lossy):
     """First the values, then `dispatch` and its record; not at all when its caller gives up in between."""
 
-    async def create(self, rows: Sequence[NewTaskRow]) -> None:
-        await self._real.create([replace(row, entity=replace(row.entity, dispatch=None)) for row in rows])
+    async def create(self, rows: Sequence[NewTaskRow]) -> Sequence[Known | None]:
+        answers = await self._real.create([replace(row, entity=replace(row.entity, dispatch=None)) for row in rows])
         for row in rows:
             patch: Patch = {"dispatch": row.entity.dispatch}
             await self._real.update(Change(key=row.entity.key, guard=Guard(), patch=patch))
+        return answers
 
 
 class ShoutingDispatch(OneByOne):
@@ -303,9 +314,9 @@ class _Leaky(Faithful):
         super().__init__(backend)
         self._tenants: set[str] = set()
 
-    async def create(self, rows: Sequence[NewTaskRow]) -> None:
-        await super().create(rows)
+    async def create(self, rows: Sequence[NewTaskRow]) -> Sequence[Known | None]:
         self._tenants |= {row.entity.tenant_code for row in rows}
+        return await super().create(rows)
 
 
 class LeakyList(_Leaky):

@@ -555,7 +555,7 @@ def test_a_new_task_that_is_refused_is_named_with_its_path(make_module: MakeModu
     module = make_module()
 
     async def scenario() -> None:
-        good = {"tenant_code": "acme", "task_type": "job"}
+        good: Any = {"tenant_code": "acme", "task_type": "job"}
         tasks = [NewTask(**good), NewTask(**good), NewTask(**{**good, **bad}), NewTask(**good)]
         with pytest.raises(InvalidInput) as refused:
             await module.task_service.create_tasks(tasks)

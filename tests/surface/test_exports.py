@@ -35,6 +35,7 @@ SURFACE = [
 ERRORS = [
     "ClaimLost",
     "ExecutionNotFound",
+    "IdempotencyConflict",
     "InvalidInput",
     "InvalidType",
     "MissingExtra",

@@ -264,7 +264,7 @@ def test_a_factory_without_transform_step_function_task_fails_fan_outs_with_that
 
     parent, subs, task = asyncio.run(scenario())
     _failed_because(parent, "OnlySingle has no method transform_step_function_task")
-    assert [sub.status for sub in subs] == ["PENDING"] * count  # none was begun
+    assert [sub.status for sub in subs] == ["CANCELLED"] * count  # none was begun, and none ever will be
     assert task.status is TaskStatus.COMPLETED
 
 

@@ -20,6 +20,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "synchronous": "FULL",
         "lease_seconds": 60.0,
         "grace_seconds": 30.0,
+        "idempotency_ttl": 86400.0,
         "retry": None,
     }
 
@@ -30,6 +31,7 @@ ENVIRONMENT = [
     ("synchronous", "NORMAL", "NORMAL"),
     ("lease_seconds", "12.5", 12.5),
     ("grace_seconds", "0", 0.0),
+    ("idempotency_ttl", "60", 60.0),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]

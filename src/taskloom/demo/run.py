@@ -15,7 +15,8 @@ from taskloom.demo.readers import Readers, cores
 from taskloom.demo.report import Summary, write_report
 from taskloom.errors import InvalidInput, TaskloomError
 from taskloom.model import TaskEntity, TaskKey, TaskStatus
-from taskloom.service import MAX_NAME, TaskService
+from taskloom.operations.checks import MAX_NAME
+from taskloom.service import TaskService
 
 DATABASE: Final = "demo.db"
 REPORT: Final = "report.json"

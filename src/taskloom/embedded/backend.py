@@ -20,7 +20,7 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
     return Backend(
         clock=clock,
         ids=ids,
-        store=SqliteTaskStore(file),
+        store=SqliteTaskStore(file, clock),
         stream=SqliteChangeStream(file, clock),
         queue=SqliteQueue(file, clock),
         machine=SqliteStateMachine(file, clock),

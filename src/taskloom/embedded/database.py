@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from taskloom import forks
 from taskloom.embedded import schema
+from taskloom.embedded.rows import shortened
 from taskloom.embedded.signals import FileSignals
 from taskloom.embedded.turn import Turn
 from taskloom.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull, TaskloomError
@@ -227,6 +228,7 @@ def _open(path: Path, *, write: bool, busy_seconds: float = BUSY_SECONDS) -> sql
         _use_wal(connection)
         if write:
             connection.execute("PRAGMA journal_size_limit = 67108864")
+            connection.create_function("shortened_history", 1, shortened, deterministic=True)
             schema.prepare(connection)
         else:
             connection.execute("PRAGMA query_only = ON")

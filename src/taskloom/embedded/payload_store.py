@@ -21,7 +21,7 @@ _BLOCKS: Final = (
     "SELECT first, lines FROM payload_items WHERE reference = ?1 AND first < ?3 AND first >= "
     "(SELECT max(first) FROM payload_items WHERE reference = ?1 AND first <= ?2) ORDER BY first"
 )
-_DISCARD: Final = "DELETE FROM payload_items WHERE reference = ?"
+_DISCARD: Final = ("DELETE FROM payload_items WHERE reference = ?", "DELETE FROM payloads WHERE reference = ?")
 
 
 class SqlitePayloadStore:
@@ -47,6 +47,10 @@ class SqlitePayloadStore:
         if row is None:
             raise StoreCorrupt(f"the payload {reference} is gone")
         return EncodedJson(row[0])
+
+    async def discard(self, reference: str) -> None:
+        """See `ports.PayloadStore`."""
+        await self._database.write(lambda transaction: _discard(transaction, reference), durable=False)
 
     def items(self, name: str) -> "SqliteItemWriter":
         """See `ports.PayloadStore`."""
@@ -122,4 +126,5 @@ def _blocks(lines: Sequence[EncodedJson]) -> list[list[EncodedJson]]:
 
 
 def _discard(transaction: Transaction, reference: str) -> None:
-    transaction.execute(_DISCARD, (reference,))
+    for statement in _DISCARD:
+        transaction.execute(statement, (reference,))

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded import rows
 from taskloom.embedded.database import Database, Transaction
-from taskloom.model import Kind, TaskKey, TaskStatus
+from taskloom.model import Kind, TaskKey, TaskOptions, TaskStatus
 from taskloom.ports import (
     Clock,
     Delivery,
@@ -47,7 +47,8 @@ _RECEIVE: Final = (
     "RETURNING id, kind, route, received, event_id, pk, code, run, chunk"
 )
 _STANDING: Final = (
-    "SELECT status, run, attempt, fence, lease_until, next_attempt_at, started_at FROM tasks WHERE pk = ? AND code = ?"
+    "SELECT status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options FROM tasks "
+    "WHERE pk = ? AND code = ?"
 )
 _FORWARD: Final = (
     "INSERT INTO queue (kind, route, visible_at, event_id, pk, code) "
@@ -256,15 +257,25 @@ class _Standing(NamedTuple):
     run: int
     attempt: int
     fence: int
+    lost: int
     lease_until: datetime | None
     next_attempt_at: datetime | None
     started_at: datetime | None
+    options: TaskOptions
 
 
 def _standing(row: Sequence[Any]) -> _Standing:
-    status, run, attempt, fence, lease_until, next_attempt_at, started_at = row
+    status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options = row
     return _Standing(
-        _STATUS[status], run, attempt, fence, _instant(lease_until), _instant(next_attempt_at), _instant(started_at)
+        _STATUS[status],
+        run,
+        attempt,
+        fence,
+        lost,
+        _instant(lease_until),
+        _instant(next_attempt_at),
+        _instant(started_at),
+        rows.options_of(options),
     )
 
 

@@ -10,11 +10,13 @@ from taskloom import record
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.lifecycle import Patch
 from taskloom.model import (
+    NO_OPTIONS,
     HistoryEntry,
     Kind,
     TaskAttributes,
     TaskEntity,
     TaskKey,
+    TaskOptions,
     TaskStatus,
     TenantCode,
     task_entity,
@@ -35,11 +37,11 @@ TASK_COLUMNS: Final = (
     "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
     "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, "
     "updated_by, created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, "
-    "started_at, finished_at, progress, execution_arn, history, cancel_requested"
+    "started_at, finished_at, progress, execution_arn, history, cancel_requested, options, deadline_at, lost"
 )
 SUB_TASK_COLUMNS: Final = (
     "parent, idx, tenant, type, status, version, results, result_ref, error, created_at, updated_at, run, attempt, "
-    "fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history"
+    "fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history, lost"
 )
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -51,7 +53,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         pk, code, type_, name, status, version, input_, input_ref, results, result_ref, error, count, succeeded, failed,
         fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt,
         fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn,
-        history, cancel_requested,
+        history, cancel_requested, options, deadline_at, lost,
     ) = row  # fmt: skip
     kind, _, tenant = pk.partition("#")
     single = kind == Kind.TASK
@@ -93,11 +95,15 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         next_attempt_at=_time(next_attempt_at),
         started_at=_time(started_at),
         finished_at=_time(finished_at),
+        deadline_at=_time(deadline_at),
+        lost=lost,
+        options=options_of(options),
         progress=None if progress is None else record.progress_of(decode(progress)),
         execution_arn=execution_arn,
         fan_out=None if fan_out is None else record.fan_out_of(decode(fan_out)),
         cancel_requested=None if cancel_requested is None else record.cancel_of(decode(cancel_requested)),
         history=History(history),
+        history_dropped=dropped(history),
     )
 
 
@@ -105,7 +111,7 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
     """The sub-task of a row of `SUB_TASK_COLUMNS`, without what its parent knows."""
     (
         parent, index, tenant, type_, status, version, results, result_ref, error, created_at, updated_at, run, attempt,
-        fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history,
+        fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history, lost,
     ) = row  # fmt: skip
     return TaskEntity(
         key=TaskKey.sub_task(tenant, type_, parent, index),
@@ -133,8 +139,10 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         next_attempt_at=_time(next_attempt_at),
         started_at=_time(started_at),
         finished_at=_time(finished_at),
+        lost=lost,
         progress=None if progress is None else record.progress_of(decode(progress)),
         history=History(history),
+        history_dropped=dropped(history),
     )
 
 
@@ -177,7 +185,15 @@ def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...
         task.execution_arn,
         ",".join(map(history_text, task.history)),
         None,
+        None if task.options is NO_OPTIONS else _dump(record.options_item(task.options)),
+        _TIME(task.deadline_at),
+        0,
     )
+
+
+def options_of(text: str | None) -> TaskOptions:
+    """The options of their column."""
+    return NO_OPTIONS if text is None else record.options_of(decode(text))
 
 
 def history_text(entry: HistoryEntry) -> str:
@@ -190,6 +206,35 @@ def history_text(entry: HistoryEntry) -> str:
 @lru_cache(maxsize=256)
 def _name_text(by: str | None) -> str:
     return _dump(by)
+
+
+MAX_HISTORY: Final = 6000
+"""Characters of the column from which on older entries make room for newer ones; about 100 entries."""
+KEEP_HISTORY: Final = 3000
+"""Characters of the newest entries that are kept then, beside the creation: at least 5 entries."""
+
+
+def shortened(text: str) -> str:
+    """The history *text* cut down to its creation and its newest entries: a SQL function.
+
+    It begins with the number of those that were dropped.
+    """
+    entries = json.loads(f"[{text}]")
+    before = entries.pop(0) if isinstance(entries[0], int) else 0
+    first, *rest = [_dump(entry) for entry in entries]
+    kept: list[str] = []
+    room = KEEP_HISTORY
+    for entry in reversed(rest):
+        room -= len(entry)
+        if room < 0 and kept:
+            break
+        kept.append(entry)
+    return ",".join([str(before + len(rest) - len(kept)), first, *reversed(kept)])
+
+
+def dropped(history: str) -> int:
+    """How many entries were dropped of the column."""
+    return 0 if not history or history[0] == "[" else int(history[: history.index(",")])
 
 
 class History(Sequence[HistoryEntry]):
@@ -205,11 +250,12 @@ class History(Sequence[HistoryEntry]):
     def entries(self) -> tuple[HistoryEntry, ...]:
         """All of them."""
         if self._entries is None:
+            items = decode(f"[{self._text}]")
             self._entries = tuple(
                 HistoryEntry(
                     at=from_milliseconds(at), status=_STATUS[status], run=run, attempt=attempt, reason=reason, by=by
                 )
-                for at, status, run, attempt, reason, by in decode(f"[{self._text}]")
+                for at, status, run, attempt, reason, by in items[1 if items and isinstance(items[0], int) else 0 :]
             )
         return self._entries
 
@@ -273,6 +319,8 @@ _ENCODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "sub_task_failed_count": _as_is,
     "fan_out": _optional(lambda plan: _dump(record.fan_out_item(plan))),
     "cancel_requested": _optional(lambda request: _dump(record.cancel_item(request))),
+    "deadline_at": _TIME,
+    "lost": _as_is,
 }
 
 

@@ -148,7 +148,35 @@ _VERSION_2: Final = """
 ALTER TABLE tasks ADD COLUMN cancel_requested TEXT
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
+_VERSION_3: Final = """
+-- JSON: what the creator set beside the policy of the type; see model.TaskOptions
+ALTER TABLE tasks ADD COLUMN options TEXT;
+ALTER TABLE tasks ADD COLUMN deadline_at INTEGER;
+-- attempts of the run whose worker died
+ALTER TABLE tasks ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sub_tasks ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX open_deadlines ON tasks (deadline_at)
+    WHERE deadline_at IS NOT NULL AND cancel_requested IS NULL AND status IN ('P', 'I');
+CREATE TABLE idempotency (
+    tenant TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,    -- of the content with which the task was created
+    pk TEXT NOT NULL,
+    sk TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,  -- from then on it counts as absent
+    PRIMARY KEY (tenant, key)
+) WITHOUT ROWID;
+CREATE INDEX expired_idempotency ON idempotency (expires_at);
+CREATE TABLE chunk_waits (        -- chunks with something left, until they are queued again
+    execution TEXT NOT NULL,      -- its name
+    at INTEGER NOT NULL,          -- when the first of their sub-tasks is due
+    chunk INTEGER NOT NULL,
+    PRIMARY KEY (execution, at, chunk)
+) WITHOUT ROWID;
+ALTER TABLE executions DROP COLUMN again_at
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

@@ -1,8 +1,11 @@
-"""`ports.StateMachine` over SQLite: Map over chunks → Collect → Wait → Map again … → Finalize.
+"""`ports.StateMachine` over SQLite: Map over chunks → Collect → Finalize.
 
 An execution is a row of `executions`, and what it waits for are messages of its own in the queue: at most `at_once`
 chunks, or one collect, or one finalize. Whoever reports a step queues the next one in the same transaction, so that an
 execution always has a message on its way until it has ended.
+
+A chunk with something left frees its place for others, and comes again in the same pass, as soon as it is due and a
+place is free: there is no need to wait for the rest of the pass, as Step Functions must.
 """
 
 import json
@@ -36,11 +39,15 @@ _START: Final = (
 _FIND: Final = f"SELECT {_COLUMNS} FROM executions WHERE name = ?"
 _PROMISED: Final = "SELECT 1 FROM tasks WHERE execution_arn = ?"
 _STATE: Final = (
-    "SELECT name, chunks, at_once, next, todo, flying, again_at FROM executions WHERE pk = ? AND sk = ? AND run = ? "
+    "SELECT chunks, at_once, next, todo, flying FROM executions WHERE pk = ? AND sk = ? AND run = ? "
     "AND name = ? AND status = 'RUNNING'"
 )
-_ADVANCE: Final = "UPDATE executions SET next = ?, flying = ?, again_at = ? WHERE name = ?"
-_AGAIN: Final = "UPDATE executions SET pass = pass + 1, todo = ?, next = ?, flying = ?, again_at = NULL WHERE name = ?"
+_ADVANCE: Final = "UPDATE executions SET next = ?, flying = ? WHERE name = ?"
+_AGAIN: Final = "UPDATE executions SET pass = pass + 1, todo = ?, next = ?, flying = ? WHERE name = ?"
+_WAIT: Final = "INSERT INTO chunk_waits (execution, at, chunk) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_FIRST_WAIT: Final = "SELECT at, chunk FROM chunk_waits WHERE execution = ? ORDER BY at, chunk LIMIT 1"
+_WAIT_OVER: Final = "DELETE FROM chunk_waits WHERE execution = ? AND at = ? AND chunk = ?"
+_NO_WAITS: Final = "DELETE FROM chunk_waits WHERE execution = ?"
 _HURRY: Final = (
     "UPDATE queue SET visible_at = ?1 WHERE route = ?2 AND visible_at > ?1 AND held = 0 AND kind != 'task' "
     "AND pk = ?3 AND code = ?4 AND run = ?5"
@@ -134,27 +141,32 @@ def _report(transaction: Transaction, delivery: Delivery, outcome: StepOutcome, 
     row = transaction.execute(_STATE, (delivery.key.pk, delivery.key.sk, delivery.run, name)).fetchone()
     if row is None:
         return
-    _, chunks, at_once, next_, todo, flying, again_at = row
+    chunks, at_once, next_, todo, flying = row
     match delivery.kind:
         case MessageKind.CHUNK:
             left = json.loads(todo) if todo is not None else range(chunks)
             if outcome.again_at is not None:
-                wanted = to_milliseconds(outcome.again_at)
-                again_at = wanted if again_at is None else min(again_at, wanted)
+                transaction.execute(_WAIT, (name, to_milliseconds(outcome.again_at), delivery.chunk))
             if outcome.stop:
                 next_ = len(left)
-            if next_ < len(left):
+                transaction.execute(_NO_WAITS, (name,))
+            wait = transaction.execute(_FIRST_WAIT, (name,)).fetchone()
+            if wait is not None and (wait[0] <= now or next_ == len(left)):
+                at, chunk = wait
+                transaction.execute(_WAIT_OVER, (name, at, chunk))
+                _send(transaction, delivery, MessageKind.CHUNK, chunk, at)
+            elif next_ < len(left):
                 _send(transaction, delivery, MessageKind.CHUNK, left[next_], now)
                 next_ += 1
             elif flying == 1:
                 _send(transaction, delivery, MessageKind.COLLECT, None, now)
             else:
                 flying -= 1
-            transaction.execute(_ADVANCE, (next_, flying, again_at, name))
+            transaction.execute(_ADVANCE, (next_, flying, name))
         case MessageKind.COLLECT if not outcome.left:
             _send(transaction, delivery, MessageKind.FINALIZE, None, now)
         case MessageKind.COLLECT | MessageKind.FINALIZE if outcome.left:
-            _map_again(transaction, delivery, outcome.left, at_once, max(now, again_at or now))
+            _map_again(transaction, delivery, outcome.left, at_once, now)
         case _:
             transaction.execute(_END, (now, name))
 

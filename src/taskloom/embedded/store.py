@@ -3,15 +3,16 @@
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Final, TypeAlias
 
-from taskloom.clock import to_milliseconds
+from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded import rows
 from taskloom.embedded.database import Database, Transaction
 from taskloom.lifecycle import Change, Guard, Refused, Written
-from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey, TaskStatus
-from taskloom.ports import ChunkRow, NewTaskRow, TaskQuery
+from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
+from taskloom.ports import ChunkRow, Clock, Known, NewTaskRow, TaskQuery
 
 MAX_LOOK: Final = 2000
 """Tasks that one page with a filter looks at: bounds its time, however rare a match is."""
@@ -27,6 +28,23 @@ _SUB_TASKS: Final = (
 _CREATE: Final = (
     f"INSERT INTO tasks ({rows.TASK_COLUMNS}) VALUES ({', '.join('?' * len(rows.TASK_COLUMNS.split(',')))})"
 )
+_OVERDUE: Final = "deadline_at IS NOT NULL AND cancel_requested IS NULL AND status IN ('P', 'I')"
+_LIST_OVERDUE: Final = (
+    f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE {_OVERDUE} AND deadline_at <= ? ORDER BY deadline_at LIMIT ?"
+)
+_NEXT_DEADLINE: Final = f"SELECT min(deadline_at) FROM tasks WHERE {_OVERDUE}"
+_KNOWN: Final = "SELECT pk, sk, fingerprint FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?"
+_KEEP_KEY: Final = (
+    "INSERT INTO idempotency (tenant, key, fingerprint, pk, sk, expires_at) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (tenant, key) DO UPDATE SET fingerprint = excluded.fingerprint, pk = excluded.pk, sk = excluded.sk, "
+    "expires_at = excluded.expires_at"
+)
+_FORGET_KEYS: Final = (
+    "DELETE FROM idempotency WHERE (tenant, key) IN "
+    "(SELECT tenant, key FROM idempotency WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"
+)
+FORGET_AT_ONCE: Final = 2
+"""Expired idempotency keys that each creation with a new one removes: they cannot pile up."""
 _STREAM: Final = "INSERT INTO stream (pk, code, event_name) VALUES (?, ?, ?)"
 _CHUNK: Final = (
     "INSERT INTO chunks (parent, tenant, run, chunk, succeeded, failed) VALUES (?, ?, ?, ?, ?, ?) "
@@ -40,11 +58,14 @@ _CHUNKS: Final = (
 class SqliteTaskStore:
     """Tasks, sub-tasks and chunk rows in the tables of the same names."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
-    async def create(self, rows_: Sequence[NewTaskRow]) -> None:
+    async def create(self, rows_: Sequence[NewTaskRow]) -> Sequence[Known | None]:
         """See `ports.TaskStore`."""
+        if any(row.idempotency is not None for row in rows_):
+            return await self._create_unknown(rows_)
         values = [rows.task_values(row.entity, row.input) for row in rows_]
         stream = [(row.entity.pk, row.entity.code, "INSERT") for row in rows_ if row.entity.dispatch is not None]
 
@@ -58,6 +79,32 @@ class SqliteTaskStore:
                 transaction.work = True
 
         await self._database.write(work)
+        return [None] * len(rows_)
+
+    async def _create_unknown(self, rows_: Sequence[NewTaskRow]) -> Sequence[Known | None]:
+        now = to_milliseconds(self._clock.now())
+
+        def work(transaction: Transaction) -> list[Known | None]:
+            return [_create_unknown(transaction, row, now) for row in rows_]
+
+        return await self._database.write(work)
+
+    async def known(self, tenant: TenantCode, key: str) -> Known | None:
+        """See `ports.TaskStore`."""
+        values = (tenant, key, to_milliseconds(self._clock.now()))
+        return await self._database.glance(lambda connection: _known(connection.execute(_KNOWN, values).fetchone()))
+
+    async def list_overdue(self, limit: int) -> Sequence[TaskEntity[Any]]:
+        """See `ports.TaskStore`."""
+        values = (to_milliseconds(self._clock.now()), limit)
+        return await self._database.read(
+            lambda connection: [rows.task_of(row) for row in connection.execute(_LIST_OVERDUE, values)]
+        )
+
+    async def next_deadline(self) -> datetime | None:
+        """See `ports.TaskStore`."""
+        (at,) = await self._database.read(lambda connection: connection.execute(_NEXT_DEADLINE).fetchone())
+        return None if at is None else from_milliseconds(at)
 
     async def update(self, change: Change) -> Written | Refused:
         """See `ports.TaskStore`."""
@@ -117,6 +164,29 @@ class SqliteTaskStore:
             ]
 
         return await self._database.read(work)
+
+
+def _create_unknown(transaction: Transaction, row: NewTaskRow, now: int) -> Known | None:
+    """Store the task, unless its idempotency key is known."""
+    entity, idempotency = row.entity, row.idempotency
+    if idempotency is not None:
+        known = transaction.execute(_KNOWN, (entity.tenant_code, idempotency.key, now)).fetchone()
+        if known is not None:
+            return _known(known)
+        expires_at = to_milliseconds(idempotency.expires_at)
+        key = entity.key
+        values = (entity.tenant_code, idempotency.key, idempotency.fingerprint, key.pk, key.sk, expires_at)
+        transaction.execute(_KEEP_KEY, values)
+        transaction.execute(_FORGET_KEYS, (now, FORGET_AT_ONCE))
+    transaction.execute(_CREATE, rows.task_values(entity, row.input))
+    if entity.dispatch is not None:  # rule 1: the same transaction
+        transaction.execute(_STREAM, (entity.pk, entity.code, "INSERT"))
+        transaction.work = True
+    return None
+
+
+def _known(row: Sequence[Any] | None) -> Known | None:
+    return None if row is None else Known(task=TaskKey(row[0], row[1]), fingerprint=row[2])
 
 
 def _listing(query: TaskQuery) -> tuple[str, list[Any]]:
@@ -263,7 +333,10 @@ def _update(
     assignments += [f"{name} = {name} + ?" for name in adds]
     if history:
         # rule 5: the same write
-        assignments.append("history = history || CASE history WHEN '' THEN '' ELSE ',' END || ?")
+        assignments.append(
+            f"history = CASE WHEN length(history) > {rows.MAX_HISTORY} "
+            "THEN shortened_history(history) ELSE history END || CASE history WHEN '' THEN '' ELSE ',' END || ?"
+        )
     assignments.append("version = version + 1")
     if sub_task:
         table, columns = "sub_tasks", rows.SUB_TASK_COLUMNS

@@ -28,6 +28,8 @@ class TypePolicy:
     retry: Retry | None = None
     timeout: float | None = None
     """Seconds per attempt; None: as long as it takes."""
+    deadline: float | None = None
+    """Seconds from the creation in which a task must end; None: whenever it likes."""
     chunk_size: int | None = None
     chunk_concurrency: int = 1
     max_concurrency: int | None = None

@@ -20,7 +20,7 @@ from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently
 from taskloom.lifecycle import Change
 from taskloom.model import Failure, Kind, TaskEntity
-from taskloom.policy import next_attempt_in
+from taskloom.policy import next_attempt_in, retry_of
 from taskloom.ports import Backend
 from taskloom.values import encode_checked
 
@@ -32,6 +32,7 @@ class Interruption(Enum):
 
     STOPPED = "the worker stopped"
     TIMED_OUT = "it took longer than its timeout"
+    OVERDUE = "the deadline of its task passed"
     CLAIM_LOST = "its claim was lost"
     CANCELLED = "it was cancelled"
 
@@ -138,8 +139,8 @@ class Attempts:
         task = attempt.task
         timeout = self._registry.policy(task.kind, task.task_type).timeout
         watch = None
-        if timeout is not None:
-            watch = asyncio.create_task(self._time_out(attempt, timedelta(seconds=timeout)))
+        if timeout is not None or task.deadline_at is not None:
+            watch = asyncio.create_task(self._time_out(attempt, timeout))
         token = CURRENT.set(attempt.context)
         try:
             return await self._registry.run(task.kind, task.task_type, event, self.call)
@@ -159,9 +160,14 @@ class Attempts:
             if watch is not None:
                 watch.cancel()
 
-    async def _time_out(self, attempt: Attempt, timeout: timedelta) -> None:
-        if not await self._backend.clock.wait(attempt.over, self._backend.clock.now() + timeout):
-            attempt.interrupt(Interruption.TIMED_OUT)
+    async def _time_out(self, attempt: Attempt, timeout: float | None) -> None:
+        until, why = attempt.task.deadline_at, Interruption.OVERDUE
+        if timeout is not None:
+            end = self._backend.clock.now() + timedelta(seconds=timeout)
+            if until is None or end < until:
+                until, why = end, Interruption.TIMED_OUT
+        if not await self._backend.clock.wait(attempt.over, until):
+            attempt.interrupt(why)
 
     async def call(self, handler: Handler, event: Any) -> Any:
         """Call *handler*: an `async def` on this loop, a `def` in a thread."""
@@ -183,10 +189,13 @@ class Attempts:
             case Interruption.TIMED_OUT:
                 timeout = self._registry.policy(task.kind, task.task_type).timeout
                 return self._raised(attempt, TimeoutError(f"the attempt took longer than {timeout:g} s"))
-            case Interruption.CANCELLED if task.kind is Kind.SUB_TASK:
+            case Interruption.OVERDUE if task.kind is not Kind.SUB_TASK:
+                failure = Failure(type=lifecycle.TOO_LATE, message=lifecycle.too_late(task), attempt=task.attempt)
+                return self._failed(attempt, failure)
+            case Interruption.CANCELLED | Interruption.OVERDUE if task.kind is Kind.SUB_TASK:
                 return lifecycle.cancelled(
                     task,
-                    reason="the fan-out was cancelled",
+                    reason=lifecycle.FAN_OUT_ENDS,
                     by=self._by,
                     now=now,
                     claim_id=self._backend.ids.token(),
@@ -202,14 +211,16 @@ class Attempts:
     def _raised(self, attempt: Attempt, error: BaseException) -> Change:
         task = attempt.task
         policy = self._registry.policy(task.kind, task.task_type)
-        delay = None
+        now, delay = self._backend.clock.now(), None
         if not isinstance(error, InvalidInput):  # a result that cannot be stored will not become one
-            delay = next_attempt_in(policy.retry, error, task.attempt, random.random())  # noqa: S311 - jitter
+            retry = retry_of(policy.retry, task.options.retry)
+            delay = next_attempt_in(retry, error, task.attempt, random.random())  # noqa: S311 - jitter
+            if delay is not None and task.deadline_at is not None and now + delay >= task.deadline_at:
+                delay = None  # it would come too late: whoever waits for the end learns of it now
         recorded = failure(error, attempt=task.attempt, will_retry=delay is not None)
         log.info("an attempt failed", extra={"task": task.id, "attempt": task.attempt, "will_retry": delay is not None})
         if delay is None:
             return self._failed(attempt, recorded)
-        now = self._backend.clock.now()
         return lifecycle.waits_for_retry(
             task,
             recorded,

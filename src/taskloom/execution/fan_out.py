@@ -5,18 +5,20 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from taskloom import lifecycle, payloads
+from taskloom.errors import StoreError
 from taskloom.events import shapes
 from taskloom.events.registry import Registry
 from taskloom.events.task_events import StepFunctionTaskEvent
 from taskloom.execution.attempt import Attempts
+from taskloom.execution.quarantine import LOOK_AGAIN, Quarantine
 from taskloom.execution.slots import Slots
 from taskloom.execution.writes import patiently, write, write_many
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Verdict, Written
 from taskloom.model import CancelRequest, Failure, FanOut, Kind, TaskEntity, TaskStatus
-from taskloom.policy import chunk_count, chunk_range, chunks_at_once, fan_out_plan, lost_lease_limit
+from taskloom.policy import chunk_count, chunk_range, chunks_at_once, fan_out_plan, lost_lease_limit, retry_of
 from taskloom.ports import (
     Backend,
     ChunkRow,
@@ -27,9 +29,6 @@ from taskloom.ports import (
     MessageKind,
     StepOutcome,
 )
-
-LOOK_AGAIN: Final = timedelta(seconds=1)
-"""How soon to look again at a sub-task whose claim was just lost to somebody."""
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ class FanOuts:
         by: str,
         may_start: Callable[[], bool],
         slots: Slots,
+        quarantine: Quarantine,
     ) -> None:
         self._backend = backend
         self._registry = registry
@@ -59,6 +59,7 @@ class FanOuts:
         self._by = by
         self._may_start = may_start
         self._slots = slots
+        self._quarantine = quarantine
 
     async def start(self, delivery: Delivery) -> datetime | None:
         """Claim the fan-out of a task message and start its execution; when the message is to come again, if at all.
@@ -68,9 +69,8 @@ class FanOuts:
         parent = await self._backend.store.get(delivery.key)
         while True:
             plan = self._plan(parent) if parent is not None else None
-            decision = lifecycle.claim(
-                delivery.key, parent, delivery.task_kind, self._claimant(delivery.task_type), plan
-            )
+            who = self._claimant(parent, delivery.task_type)
+            decision = lifecycle.claim(delivery.key, parent, delivery.task_kind, who, plan)
             match decision:
                 case Come(at):
                     return at
@@ -208,7 +208,7 @@ class FanOuts:
         while not task.is_terminal:
             change = lifecycle.cancelled(
                 task,
-                reason="the fan-out was cancelled",
+                reason=lifecycle.FAN_OUT_ENDS,
                 by=request.by if request is not None else None,
                 now=self._backend.clock.now(),
                 claim_id=self._backend.ids.token(),
@@ -295,7 +295,7 @@ class FanOuts:
                     run.stopped = True
                     break
                 value = run.inputs[index - run.first]
-                claim, fresh = lifecycle.first_claim(run.parent, index, value, self._claimant(run.parent.task_type))
+                claim, fresh = lifecycle.first_claim(run.parent, index, value, self._claimant(run.parent))
                 if end is None:
                     outcome = await write(self._backend, claim)
                 else:
@@ -307,7 +307,10 @@ class FanOuts:
                     task = await self._claimed(run, outcome.current, value)
                 if task is not None:
                     event = StepFunctionTaskEvent(input=task, context=run.context)
-                    end = await self._attempts.run(task, event)
+                    try:
+                        end = await self._attempts.run(task, event)
+                    finally:
+                        self._quarantine.leave(task.key)
                     if end is not None and end.patch["status"] is TaskStatus.CANCELLED:
                         run.cancelled = True
                     if end is None:
@@ -320,7 +323,10 @@ class FanOuts:
     async def _claimed(self, run: "_ChunkRun", current: TaskEntity[Any] | None, value: Any) -> TaskEntity[Any] | None:
         """The sub-task that stands at *current*, if it is ours now; if not the tally knows why."""
         while current is not None:  # None: it was there a moment ago, and its parent is being deleted
-            decision = lifecycle.claim_in_run(current, run.parent, self._claimant(current.task_type))
+            who = self._claimant(run.parent)
+            decision = lifecycle.claim_in_run(current, run.parent, who)
+            if isinstance(decision, Change) and not self._quarantine.admits(decision, who):
+                decision = Come(who.now + LOOK_AGAIN)
             match decision:
                 case Come(at):
                     run.tally.come_again(at)
@@ -329,7 +335,7 @@ class FanOuts:
                     run.tally.ended(current.status)
                     return None
                 case _:
-                    outcome = await write(self._backend, decision)
+                    outcome = await self._write_claim(decision)
                     if isinstance(outcome, Refused):
                         current = outcome.current
                     elif decision.patch["status"] is not TaskStatus.IN_PROGRESS:
@@ -338,6 +344,16 @@ class FanOuts:
                     elif outcome.entity is not None:
                         return payloads.sub_task(run.parent, outcome.entity, value)
         return None
+
+    async def _write_claim(self, claim: Change) -> Written | Refused:
+        try:
+            outcome = await write(self._backend, claim)
+        except StoreError:
+            self._quarantine.leave(claim.key)
+            raise
+        if isinstance(outcome, Refused):
+            self._quarantine.leave(claim.key)
+        return outcome
 
     def _note(self, run: "_ChunkRun", end: Change, outcome: Written | Refused) -> None:
         status = end.patch["status"]
@@ -349,14 +365,15 @@ class FanOuts:
         else:
             run.tally.ended(status)
 
-    def _claimant(self, task_type: str) -> Claimant:
-        policy = self._registry.policy(Kind.SFN_TASK, task_type)
+    def _claimant(self, parent: TaskEntity[Any] | None, task_type: str = "") -> Claimant:
+        policy = self._registry.policy(Kind.SFN_TASK, task_type if parent is None else parent.task_type)
+        retry = policy.retry if parent is None else retry_of(policy.retry, parent.options.retry)
         return Claimant(
             by=self._by,
             claim_id=self._backend.ids.token(),
             now=self._backend.clock.now(),
             lease=self._lease,
-            max_lost=lost_lease_limit(policy.retry),
+            max_lost=lost_lease_limit(retry),
         )
 
 

@@ -12,10 +12,11 @@ from taskloom.events.registry import Registry
 from taskloom.events.service import EventService
 from taskloom.execution.attempt import Attempts
 from taskloom.execution.failures import reason
+from taskloom.execution.quarantine import LOOK_AGAIN, Quarantine
 from taskloom.execution.writes import write, write_many
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Standing, Verdict, Written
 from taskloom.model import Failure, TaskEntity, TaskStatus
-from taskloom.policy import lost_lease_limit
+from taskloom.policy import lost_lease_limit, retry_of
 from taskloom.ports import Backend, Delivery
 
 Claimed: TypeAlias = TaskEntity[Any] | datetime | StoreError | None
@@ -27,13 +28,22 @@ log = logging.getLogger(__name__)
 class SingleTasks:
     """Runs single tasks for one worker."""
 
-    def __init__(self, backend: Backend, registry: Registry, attempts: Attempts, lease: timedelta, by: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        attempts: Attempts,
+        lease: timedelta,
+        by: str,
+        quarantine: Quarantine,
+    ) -> None:
         self._backend = backend
         self._registry = registry
         self._events = EventService(backend, registry)
         self._attempts = attempts
         self._lease = lease
         self._by = by
+        self._quarantine = quarantine
 
     async def claim(self, deliveries: Sequence[Delivery]) -> Sequence[Claimed]:
         """Claim the tasks of these messages, all in one write as far as that goes; for each what came of it.
@@ -42,7 +52,12 @@ class SingleTasks:
         """
         decisions = [self._decide(delivery, await self._standing(delivery)) for delivery in deliveries]
         changes = [decision for decision in decisions if isinstance(decision, Change)]
-        outcomes = iter(await write_many(self._backend, changes) if changes else ())
+        try:
+            outcomes = iter(await write_many(self._backend, changes) if changes else ())
+        except StoreError:
+            for change in changes:
+                self._quarantine.leave(change.key)
+            raise
         claims: list[Claimed] = []
         for delivery, decision in zip(deliveries, decisions, strict=True):
             if isinstance(decision, Change):
@@ -56,7 +71,13 @@ class SingleTasks:
 
         Raises: StoreError; the message will come again by itself then.
         """
-        task = await payloads.whole(self._backend, claimed)
+        try:
+            task = await payloads.whole(self._backend, claimed)
+            return await self._run(delivery, task)
+        finally:
+            self._quarantine.leave(claimed.key)
+
+    async def _run(self, delivery: Delivery, task: TaskEntity[Any]) -> Change | None:
         try:
             event = await self._events.task_event(delivery, task, self._attempts.call)
         except BaseException as error:
@@ -83,28 +104,29 @@ class SingleTasks:
         return delivery.standing or await self._backend.store.get(delivery.key)
 
     def _decide(self, delivery: Delivery, standing: Standing | None) -> Change | Come | Verdict:
-        policy = self._registry.policy(delivery.task_kind, delivery.task_type)
-        return lifecycle.claim(
-            delivery.key,
-            standing,
-            delivery.task_kind,
-            Claimant(
-                by=self._by,
-                claim_id=self._backend.ids.token(),
-                now=self._backend.clock.now(),
-                lease=self._lease,
-                max_lost=lost_lease_limit(policy.retry),
-            ),
+        retry = self._registry.policy(delivery.task_kind, delivery.task_type).retry
+        who = Claimant(
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+            now=self._backend.clock.now(),
+            lease=self._lease,
+            max_lost=lost_lease_limit(retry if standing is None else retry_of(retry, standing.options.retry)),
         )
+        decision = lifecycle.claim(delivery.key, standing, delivery.task_kind, who)
+        if isinstance(decision, Change) and not self._quarantine.admits(decision, who):
+            return Come(who.now + LOOK_AGAIN)
+        return decision
 
     async def _outcome(self, delivery: Delivery, change: Change, outcome: Written | Refused) -> Claimed:
         try:
             while isinstance(outcome, Refused):  # somebody was faster: look again at what it left
+                self._quarantine.leave(delivery.key)
                 decision = self._decide(delivery, outcome.current)
                 if not isinstance(decision, Change):
                     return _nothing(decision)
                 change, outcome = decision, await write(self._backend, decision)
         except StoreError as error:  # concerns this message only
+            self._quarantine.leave(delivery.key)
             return error
         # None: its workers died too often, and that was its end.
         return outcome.entity if change.patch["status"] is TaskStatus.IN_PROGRESS else None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -12,10 +12,12 @@ from typing import Any, Final, Self
 from taskloom.errors import StoreError, WiringError
 from taskloom.events.registry import Registry
 from taskloom.execution.attempt import Attempt, Attempts, Interruption
+from taskloom.execution.deadlines import Deadlines
 from taskloom.execution.dispatch import Dispatcher
 from taskloom.execution.endings import FIRST_PAUSE, LONGEST_PAUSE, Endings
 from taskloom.execution.fan_out import FanOuts
 from taskloom.execution.heart import Heart
+from taskloom.execution.quarantine import Quarantine
 from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
@@ -24,6 +26,8 @@ from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome
 
 LOOK_ANYWAY: Final = timedelta(seconds=5)
 """Signals may be lost: how long a worker trusts that nobody sent one."""
+LOOK_AT_DEADLINES: Final = timedelta(seconds=1)
+"""No signal tells of a deadline: how late a task may be ended that has less time than this."""
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +66,10 @@ class Worker:
         self._threads = HandlerThreads("taskloom-handler")
         self._heart = Heart(backend, lease, _claim_lost)
         self._attempts = Attempts(backend, registry, self._heart, self._threads, self.name)
+        self._deadlines = Deadlines(backend, self.name)
+        quarantine = Quarantine()
         self._dispatcher = Dispatcher(backend, registry, self._attempts.call, self.name)
-        self._single = SingleTasks(backend, registry, self._attempts, lease, self.name)
+        self._single = SingleTasks(backend, registry, self._attempts, lease, self.name, quarantine)
         self._fan_outs = FanOuts(
             backend,
             registry,
@@ -72,6 +78,7 @@ class Worker:
             self.name,
             may_start=lambda: not self._stopping.is_set(),
             slots=self._slots,
+            quarantine=quarantine,
         )
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
@@ -86,7 +93,7 @@ class Worker:
 
         def work() -> None:
             try:
-                loop.call_soon_threadsafe(self._work)
+                loop.call_soon_threadsafe(self._signalled)
             except RuntimeError:
                 log.debug("the loop of the worker is closed")
 
@@ -99,6 +106,8 @@ class Worker:
             ]
         else:
             pumps = [_Pump(self._forward_and_receive, [self._backend.stream.next_due, self._queue_due])]
+        store = self._backend.store
+        pumps.append(_Pump(self._deadlines.end_overdue, [store.next_deadline], is_signalled=False))
         self._waiting = dict.fromkeys(pumps, False)
         self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
@@ -151,13 +160,21 @@ class Worker:
                 pump.result()
 
     async def _anything_due(self) -> bool:
-        due = await asyncio.gather(self._backend.stream.next_due(), self._queue_due())
+        due = await asyncio.gather(
+            self._backend.stream.next_due(), self._queue_due(), self._backend.store.next_deadline()
+        )
         now = self._backend.clock.now()  # read last: what became due meanwhile is due
         return any(at is not None and at <= now for at in due)
 
+    def _signalled(self) -> None:
+        self._rouse(pump for pump in self._waiting if pump.is_signalled)
+
     def _work(self) -> None:
+        self._rouse(self._waiting)
+
+    def _rouse(self, pumps: Iterable["_Pump"]) -> None:
         self._idle.clear()
-        for pump in self._waiting:
+        for pump in pumps:
             self._waiting[pump] = False
             pump.work.set()
 
@@ -188,7 +205,7 @@ class Worker:
             if not pump.work.is_set():
                 self._waiting[pump] = True
                 self._check_idle()
-            anyway = now + LOOK_ANYWAY
+            anyway = now + pump.look
             await clock.wait(pump.work, anyway if until is None else min(anyway, until))
             self._waiting[pump] = False
             self._idle.clear()
@@ -327,11 +344,18 @@ class _Pump:
     """What a worker takes from one place."""
 
     def __init__(
-        self, take: Callable[[], Awaitable[bool]], next_due: Sequence[Callable[[], Awaitable[datetime | None]]]
+        self,
+        take: Callable[[], Awaitable[bool]],
+        next_due: Sequence[Callable[[], Awaitable[datetime | None]]],
+        *,
+        is_signalled: bool = True,
     ) -> None:
         self.take = take
         """Whether there may be more."""
         self.next_due = next_due
+        self.is_signalled = is_signalled
+        """Whether a signal tells of what it takes."""
+        self.look = LOOK_ANYWAY if is_signalled else LOOK_AT_DEADLINES
         self.work = asyncio.Event()
 
 

@@ -1,0 +1,62 @@
+"""Which status may follow which, and under which guard: the rules as data and as pure functions.
+
+Every function here turns what is known of a task into a `Change`: one conditional write that a store carries out. A
+change holds absolute values, so carrying it out twice gives the same task, and the guard refuses it when the task has
+moved on (rules 2, 3 and 4). The history entry is part of the change (rule 5).
+"""
+
+from taskloom.lifecycle.changes import (
+    MAX_REASON,
+    NEXT,
+    Change,
+    Guard,
+    Patch,
+    Refused,
+    Standing,
+    Trigger,
+    Written,
+    is_mine,
+)
+from taskloom.lifecycle.claims import Claimant, Come, Verdict, claim, claim_in_run, first_claim, is_last_chance
+from taskloom.lifecycle.ends import completed, failed, given_back, progressed, rejected, renewed, waits_for_retry
+from taskloom.lifecycle.fan_outs import Counts, cancel_requested, counted, finalized, rejected_fan_out, totals
+from taskloom.lifecycle.steering import FAN_OUT_ENDS, TOO_LATE, cancelled, overdue, retried, too_late
+
+__all__ = [
+    "FAN_OUT_ENDS",
+    "MAX_REASON",
+    "NEXT",
+    "TOO_LATE",
+    "Change",
+    "Claimant",
+    "Come",
+    "Counts",
+    "Guard",
+    "Patch",
+    "Refused",
+    "Standing",
+    "Trigger",
+    "Verdict",
+    "Written",
+    "cancel_requested",
+    "cancelled",
+    "claim",
+    "claim_in_run",
+    "completed",
+    "counted",
+    "failed",
+    "finalized",
+    "first_claim",
+    "given_back",
+    "is_last_chance",
+    "is_mine",
+    "overdue",
+    "progressed",
+    "rejected",
+    "rejected_fan_out",
+    "renewed",
+    "retried",
+    "too_late",
+    "totals",
+    "waits_for_retry",
+]

@@ -1,0 +1,104 @@
+"""What the owner of a claim writes; and the end of what nobody will ever claim."""
+
+from datetime import datetime
+
+from taskloom.lifecycle.changes import IN_PROGRESS, NEXT, PENDING, Change, Guard, Patch, Trigger, ended, entry, mine
+from taskloom.model import Failure, Progress, TaskEntity
+from taskloom.values import EncodedJson
+
+
+def completed(
+    task: TaskEntity,
+    *,
+    results: EncodedJson | None,
+    result_ref: str | None,
+    progress: Progress | None,
+    now: datetime,
+    by: str,
+    claim_id: str,
+) -> Change:
+    """The claimed *task* ended well. Exactly one of *results* and *result_ref* is given."""
+    status = NEXT[IN_PROGRESS, Trigger.SUCCEED]
+    patch: Patch = {
+        "status": status,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "results": results,
+        "result_ref": result_ref,
+        "error": None,
+        "updated_at": now,
+        "finished_at": now,
+    }
+    if progress is not None:
+        patch["progress"] = progress
+    return Change(key=task.key, guard=mine(task), patch=patch, history=entry(task, status, now, by), returning=False)
+
+
+def failed(
+    task: TaskEntity, failure: Failure, *, progress: Progress | None, now: datetime, by: str, claim_id: str
+) -> Change:
+    """The claimed *task* ended badly."""
+    change = ended(task.key, task, mine(task), Trigger.FAIL, failure, now=now, by=by, claim_id=claim_id)
+    if progress is not None:
+        change.patch["progress"] = progress
+    return change
+
+
+def waits_for_retry(
+    task: TaskEntity,
+    failure: Failure,
+    *,
+    at: datetime,
+    progress: Progress | None,
+    now: datetime,
+    by: str,
+    claim_id: str,
+) -> Change:
+    """The claimed *task* failed and is tried again at *at*; its message comes again then, so it needs no dispatch."""
+    status = NEXT[IN_PROGRESS, Trigger.RETRY]
+    patch: Patch = {
+        "status": status,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "next_attempt_at": at,
+        "error": failure,
+        "updated_at": now,
+    }
+    if progress is not None:
+        patch["progress"] = progress
+    return Change(key=task.key, guard=mine(task), patch=patch, history=entry(task, status, now, by, failure.message))
+
+
+def given_back(task: TaskEntity, reason: str, *, now: datetime, by: str, claim_id: str) -> Change:
+    """The worker of the claimed *task* stops: somebody else tries, and the attempt does not count."""
+    status = NEXT[IN_PROGRESS, Trigger.GIVE_BACK]
+    return Change(
+        key=task.key,
+        guard=mine(task),
+        patch={
+            "status": status,
+            "attempt": task.attempt - 1,
+            "claim_id": claim_id,
+            "lease_until": None,
+            "updated_at": now,
+        },
+        history=entry(task, status, now, by, reason),
+    )
+
+
+def renewed(task: TaskEntity, *, until: datetime, now: datetime) -> Change:
+    """The claim of *task* holds until *until*."""
+    return Change(key=task.key, guard=mine(task), patch={"lease_until": until, "updated_at": now}, returning=False)
+
+
+def progressed(task: TaskEntity, progress: Progress, *, now: datetime) -> Change:
+    """The claimed *task* is at *progress*."""
+    return Change(key=task.key, guard=mine(task), patch={"progress": progress, "updated_at": now}, returning=False)
+
+
+def rejected(task: TaskEntity, failure: Failure, *, now: datetime, by: str, claim_id: str) -> Change:
+    """Nothing will ever run *task*, which nobody has claimed since it was read."""
+    guard = Guard(status=frozenset({PENDING}), fence=task.fence)
+    change = ended(task.key, task, guard, Trigger.REJECT, failure, now=now, by=by, claim_id=claim_id)
+    change.patch["dispatch"] = None
+    return change

@@ -1,0 +1,1 @@
+"""What `TaskService` does, one purpose per module."""
