@@ -54,7 +54,8 @@ async def stuck_executor(event):
 @module.task("blocks-loop")
 async def blocks_loop(event):
     say("blocks-loop runs")
-    threading.Event().wait()
+    while True:  # not one endless wait: a signal that comes just before it would not be seen
+        threading.Event().wait(0.1)
 
 @module.task("left")
 def left(event):
