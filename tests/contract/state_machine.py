@@ -27,8 +27,19 @@ from hypothesis.stateful import (
 
 from taskloom import lifecycle
 from taskloom.lifecycle import NEXT, Change, Claimant, Guard, Refused, Written
-from taskloom.model import Failure, FanOut, Kind, Progress, TaskEntity, TaskKey, TaskStatus, TenantCode
-from taskloom.ports import Backend, ChunkRow, NewTaskRow, TaskQuery
+from taskloom.model import (
+    NO_OPTIONS,
+    Failure,
+    FanOut,
+    Kind,
+    Progress,
+    TaskEntity,
+    TaskKey,
+    TaskOptions,
+    TaskStatus,
+    TenantCode,
+)
+from taskloom.ports import Backend, ChunkRow, Idempotency, Known, NewTaskRow, TaskQuery
 from taskloom.values import EncodedJson
 from tests.contract.base import PATIENCE
 from tests.contract.model import Model, holds, patched
@@ -82,6 +93,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.owners: dict[tuple[TaskKey, int], str | None] = {}
         self.tops = 0
         self.checked = False
+        self.keys: dict[str, Known] = {}
 
     def teardown(self) -> None:
         self.runner.close()
@@ -96,8 +108,29 @@ class StoreMachine(RuleBasedStateMachine):
             {"v": 1},
             task_type=self.rows.task_type + ("s" if other_type else ""),
             dispatch=self.ids.token() if is_loud else None,
+            options=TaskOptions(deadline=60.0) if is_loud else NO_OPTIONS,
+            deadline_at=self.now + timedelta(seconds=60) if is_loud else None,
         )
         self.create(row)
+        return row.entity
+
+    @precondition(lambda self: self.tops < MAX_TOPS)
+    @rule(target=sightings, key=st.sampled_from(["a", "b"]), fingerprint=st.sampled_from(["1", "2"]))
+    def create_once(self, key: str, fingerprint: str) -> TaskEntity | MultipleResults[TaskEntity]:
+        """Under an idempotency key that may be known, and never expires here."""
+        row = self.rows.single()
+        expires_at = self.rows.now + timedelta(days=999)
+        row = replace(row, idempotency=Idempotency(key=key, fingerprint=fingerprint, expires_at=expires_at))
+        (answer,) = self.run(self.store.create([row]))
+        assert answer == self.keys.get(key)
+        assert self.run(self.store.known(TenantCode(self.rows.tenant), key)) == self.keys.setdefault(
+            key, Known(task=row.entity.key, fingerprint=fingerprint)
+        )
+        if answer is not None:
+            return multiple()
+        self.model.create([row])
+        self.tops += 1
+        self.checked = False
         return row.entity
 
     @precondition(lambda self: self.tops < MAX_TOPS)
@@ -121,6 +154,17 @@ class StoreMachine(RuleBasedStateMachine):
         change = self.claim_of(self.model.tasks[parent], 60)
         if change is not None:
             self.owner_of(change, self.carry_out(change))
+
+    @rule(targets=(sightings, claims), parent=parents, seen=sightings, is_fresh=st.booleans())
+    def claim_in_run(
+        self, parent: TaskKey, seen: TaskEntity, is_fresh: bool
+    ) -> TaskEntity | MultipleResults[TaskEntity]:
+        """A sub-task that stands there already, in the run that its fan-out is in."""
+        if seen.kind is not Kind.SUB_TASK or seen.key.parent != parent:
+            return multiple()
+        task = self.model.tasks[seen.key] if is_fresh else seen
+        change = lifecycle.claim_in_run(task, self.model.tasks[parent], self.claimant(60))
+        return self.owner_of(change, self.carry_out(change)) if isinstance(change, Change) else multiple()
 
     @rule(targets=(sightings, claims), parent=parents, index=st.integers(0, SUB_TASKS - 1))
     def first_claim(self, parent: TaskKey, index: int) -> TaskEntity | MultipleResults[TaskEntity]:
@@ -173,6 +217,42 @@ class StoreMachine(RuleBasedStateMachine):
             change = Change(key=seen.key, guard=Guard(status=frozenset({PENDING})), patch=patch)
         self.carry_out(change)
 
+    @rule(target=sightings, seen=sightings, is_fresh=st.booleans(), late=st.booleans())
+    def cancel(self, seen: TaskEntity, is_fresh: bool, late: bool) -> TaskEntity:
+        """Or its deadline passes. Whoever runs it has lost its claim."""
+        task = self.model.tasks[seen.key] if is_fresh else seen
+        if not task.is_terminal and not (late and task.kind is Kind.SUB_TASK):
+            who: Any = {"now": self.now, "by": "operator", "claim_id": self.ids.token()}
+            change = lifecycle.overdue(task, **who) if late else lifecycle.cancelled(task, reason="why", **who)
+            stands = self.model.tasks[task.key]
+            is_now = (task.status, task.fence, task.run) == (stands.status, stands.fence, stands.run)
+            assert isinstance(self.carry_out(change), Written) == is_now
+        return self.model.tasks[seen.key]
+
+    @rule(parent=parents)
+    def cancel_fan_out(self, parent: TaskKey) -> None:
+        """One that waits ends at once, one that runs is asked to end."""
+        task = self.model.tasks[parent]
+        if task.status is PENDING:
+            who: Any = {"now": self.now, "by": "operator", "claim_id": self.ids.token()}
+            self.carry_out(lifecycle.cancelled(task, reason=None, **who))
+        elif task.status is IN_PROGRESS:
+            self.carry_out(lifecycle.cancel_requested(task, reason="why", by="operator", now=self.now))
+
+    @rule(target=sightings, seen=sightings, is_fresh=st.booleans())
+    def retry(self, seen: TaskEntity, is_fresh: bool) -> TaskEntity:
+        """A new run of a single task."""
+        task = self.model.tasks[seen.key] if is_fresh else seen
+        if task.is_terminal and task.kind is Kind.TASK:
+            self.carry_out(self.retry_of(task))
+        return self.model.tasks[seen.key]
+
+    @rule(parent=parents)
+    def retry_fan_out(self, parent: TaskKey) -> None:
+        task = self.model.tasks[parent]
+        if task.is_terminal:
+            self.carry_out(self.retry_of(task))
+
     @precondition(lambda self: self.asked)
     @rule(position=st.integers(0, 20))
     def repeat(self, position: int) -> None:
@@ -185,26 +265,28 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- chunks and the end of a fan-out -------------------------------------------------------------------------
 
-    @rule(parent=parents, chunk=st.integers(0, SUB_TASKS - 1), failed=st.booleans())
-    def end_chunk(self, parent: TaskKey, chunk: int, failed: bool) -> None:
-        """Rule 4: only its first end counts. An ended fan-out gets no new ones."""
-        row = ChunkRow(parent=parent, run=1, chunk=chunk, succeeded=int(not failed), failed=int(failed))
+    @rule(parent=parents, chunk=st.integers(0, SUB_TASKS - 1), failed=st.booleans(), earlier=st.booleans())
+    def end_chunk(self, parent: TaskKey, chunk: int, failed: bool, earlier: bool) -> None:
+        """Rule 4: only its first end counts. An ended fan-out gets no new ones, and an earlier run counts nothing."""
         task = self.model.tasks[parent]
-        if task.status is IN_PROGRESS or (parent, 1, chunk) in self.model.chunks:
+        run = max(1, task.run - earlier)
+        row = ChunkRow(parent=parent, run=run, chunk=chunk, succeeded=int(not failed), failed=int(failed))
+        if task.status is IN_PROGRESS or (parent, run, chunk) in self.model.chunks:
             is_first = self.run(self.store.put_chunk(row))
             assert is_first == self.model.put_chunk(row)
             self.checked = False
             if is_first:
-                self.carry_out(lifecycle.counted(parent, 1, succeeded=row.succeeded, failed=row.failed, now=self.now))
+                counted = lifecycle.counted(parent, run, succeeded=row.succeeded, failed=row.failed, now=self.now)
+                assert isinstance(self.carry_out(counted), Written) == (run == task.run)
 
     @rule(parent=parents)
     def finalize(self, parent: TaskKey) -> None:
-        """When every chunk has ended, so that its sums stay right however late it comes."""
-        rows = self.run(self.store.list_chunks(parent, 1))
-        if len(rows) < SUB_TASKS:
+        """When every chunk has ended, or it is to be cancelled, so that its sums stay right however late it comes."""
+        task = self.model.tasks[parent]
+        rows = self.run(self.store.list_chunks(parent, task.run))
+        if len(rows) < SUB_TASKS and task.cancel_requested is None:
             return
         succeeded, failed = lifecycle.totals(rows)
-        task = self.model.tasks[parent]
         change = lifecycle.finalized(
             task, succeeded=succeeded, failed=failed, now=self.now, by="worker", claim_id=self.ids.token()
         )
@@ -230,9 +312,11 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.owners[task.key, task.fence] == task.claim_id
             assert task.fence >= max((fence for key, fence in self.owners if key == task.key), default=0)
             # Rule 4.
-            if task.kind is Kind.SFN_TASK and task.is_terminal:
+            if task.kind is Kind.SFN_TASK and task.is_terminal and task.started_at is not None:
                 counters = (task.attributes.sub_task_succeed_count, task.attributes.sub_task_failed_count)
-                assert counters == lifecycle.totals(self.model.list_chunks(task.key, 1))
+                assert counters == lifecycle.totals(self.model.list_chunks(task.key, task.run))
+            # A run is left behind for good: nothing of it is on the task any more.
+            assert task.history[-1].run == task.run == max(entry.run for entry in task.history)
             # Rule 5.
             statuses = [entry.status for entry in task.history]
             assert statuses[-1] is task.status
@@ -289,6 +373,18 @@ class StoreMachine(RuleBasedStateMachine):
             by="worker", claim_id=self.ids.token(), now=self.now, lease=timedelta(seconds=lease), max_lost=2
         )
 
+    def retry_of(self, task: TaskEntity) -> Change:
+        return lifecycle.retried(
+            task,
+            only_failed=True,
+            execution_arn=None if task.kind is Kind.TASK else f"arn:{task.run + 1}",
+            reason="why",
+            by="operator",
+            now=self.now,
+            dispatch=self.ids.token(),
+            claim_id=self.ids.token(),
+        )
+
     def claim_of(self, seen: TaskEntity, lease: int) -> Change | None:
         plan = PLAN if seen.kind is Kind.SFN_TASK else None
         change = lifecycle.claim(seen.key, seen, seen.kind, self.claimant(lease), plan)
@@ -320,7 +416,8 @@ class StoreMachine(RuleBasedStateMachine):
             if task.kind is Kind.SFN_TASK:
                 indexes = range(SUB_TASKS)
                 assert list(await self.store.list_sub_tasks(key, indexes)) == self.model.list_sub_tasks(key, indexes)
-                assert list(await self.store.list_chunks(key, 1)) == self.model.list_chunks(key, 1)
+                for run in range(1, task.run + 1):
+                    assert list(await self.store.list_chunks(key, run)) == self.model.list_chunks(key, run)
         query = TaskQuery(tenant_code=TenantCode(self.rows.tenant), kind=Kind.TASK, limit=2)
         for asked in (
             query,

@@ -25,7 +25,7 @@ async def crash(scenario: Scenario, database: Path, number: int, *, after: bool)
             await asyncio.to_thread(check_rules, database)  # they hold at every moment, not only in the end
         if tap.at is not None:
             await recover(scenario, backend, clock)
-        created = tap.at is None or tap.at.name != "store.create" or after
+        created = tap.at is None or tap.at.name != "store.create" or after or scenario.is_repeated
         await check_end(scenario, backend, created=created)
     finally:
         await asyncio.to_thread(backend.close)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
@@ -116,6 +116,9 @@ class Scenario:
     end: Expected
     patience: Sequence[float] = ()
     """Seconds to let pass, after each of which the worker has something to do again."""
+    is_repeated: bool = False
+    """Whoever creates the task and gets no answer asks again, so it is there in any case."""
+    workers: int = 1
 
     def __str__(self) -> str:
         return self.name
@@ -272,6 +275,24 @@ RETRY_FAILED: Final = Scenario(
         sub_tasks=[Expected(status=COMPLETED, result=2 if number in (1, 4) else 1) for number in range(6)],
     ),
 )
+
+
+async def _create_twice(service: TaskService) -> TaskEntity[Any]:
+    for _ in range(2):
+        task = await service.create_task(
+            tenant_code=TENANT, task_type="single", input={"key": "v"}, idempotency_key="once"
+        )
+    return task
+
+
+IDEMPOTENT: Final = Scenario(
+    name="idempotent create, twice",
+    define=_define_single,
+    create=_create_twice,
+    end=Expected(status=COMPLETED, result=["done", {"key": "v"}]),
+    is_repeated=True,
+)
+TWO_WORKERS: Final = replace(FAN_OUT, name="fan-out of 6 with two failures, two workers", workers=2)
 DROPPED: Final = Scenario(
     name="event factory that drops the task",
     define=_define_single,
@@ -287,7 +308,18 @@ DEAD_LETTER: Final = Scenario(
     end=Expected(status=FAILED, error="the factory is broken"),
     patience=(1, 2, 4, 8),
 )
-SCENARIOS: Final = (SINGLE, RETRY, FAN_OUT, CANCEL, CANCEL_FAN_OUT, RETRY_FAILED, DROPPED, DEAD_LETTER)
+SCENARIOS: Final = (
+    SINGLE,
+    RETRY,
+    FAN_OUT,
+    CANCEL,
+    CANCEL_FAN_OUT,
+    RETRY_FAILED,
+    IDEMPOTENT,
+    TWO_WORKERS,
+    DROPPED,
+    DEAD_LETTER,
+)
 
 
 def module_for(scenario: Scenario, backend: Backend, effects: Effects) -> TaskModule:
@@ -307,19 +339,26 @@ async def tell(scenario: Scenario, backend: Backend, clock: FakeClock, effects: 
     """The whole story, without accidents: create the task, and let a worker run it to its end."""
     module = module_for(scenario, backend, Effects() if effects is None else effects)
     task = await scenario.create(module.task_service)
-    async with module.worker(concurrency=2) as worker:
-        await worker.drain()
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(module.worker(concurrency=2)) for _ in range(scenario.workers)]
+
+        async def drain() -> None:
+            await asyncio.gather(*(worker.drain() for worker in workers))
+
+        await drain()
         if scenario.steer is not None:
             await scenario.steer(module.task_service, task)
-            await worker.drain()
+            await drain()
         for seconds in scenario.patience:
             clock.advance(seconds)
-            await worker.drain()
+            await drain()
 
 
 async def recover(scenario: Scenario, backend: Backend, clock: FakeClock, effects: Effects | None = None) -> None:
     """After an accident a fresh worker comes, again and again, each time when every lease has run out."""
     module = module_for(scenario, backend, Effects() if effects is None else effects)
+    if scenario.is_repeated:
+        await scenario.create(module.task_service)
     for _ in range(6):
         clock.advance(LEASE + 1)
         await work(module)

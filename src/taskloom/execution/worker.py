@@ -21,6 +21,7 @@ from taskloom.execution.quarantine import Quarantine
 from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
+from taskloom.execution.writes import patiently
 from taskloom.model import Kind, TaskEntity
 from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome
 
@@ -150,7 +151,11 @@ class Worker:
             idle.cancel()
             self._raise_broken()
             # Looked at again afterwards: a message may have been taken while the storage was asked.
-            if self._idle.is_set() and not await self._anything_due() and self._idle.is_set():
+            if (
+                self._idle.is_set()
+                and not await patiently(self._backend.clock, self._anything_due)
+                and self._idle.is_set()
+            ):
                 return
             self._work()
 
