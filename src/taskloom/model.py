@@ -274,6 +274,8 @@ class TaskOptions:
 
 
 NO_OPTIONS: Final = TaskOptions()
+DEFAULT_PRIORITY: Final = 5
+HIGHEST_PRIORITY: Final = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +379,8 @@ class TaskEntity(Generic[InputT]):
     """From when on the task is FAILED if it has not ended."""
     lost: int = 0
     """Attempts of the run whose worker died."""
+    priority: int = DEFAULT_PRIORITY
+    """0 to 9; those with a higher one go first."""
     options: TaskOptions = NO_OPTIONS
     progress: Progress | None = None
     execution_arn: str | None = None

@@ -23,7 +23,7 @@ from taskloom.events.registry import Definition, Registry, TypePolicy
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
-from taskloom.model import InvokeContext, Kind, TaskEntity
+from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity
 from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, whole_number
 from taskloom.ports import Backend, Clock, Ids
 from taskloom.service import TaskService
@@ -69,6 +69,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
         retry: Retry | None = None,
         deadline: float | None = None,
         idempotency_key: str | None = None,
+        priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """See `TaskService.create_task`."""
@@ -80,6 +81,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
             retry=retry,
             deadline=deadline,
             idempotency_key=idempotency_key,
+            priority=priority,
             invoke_context=invoke_context,
         )
 
@@ -96,6 +98,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
         retry: Retry | None = None,
         deadline: float | None = None,
         idempotency_key: str | None = None,
+        priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """See `TaskService.create_step_function_task`."""
@@ -107,6 +110,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
             retry=retry,
             deadline=deadline,
             idempotency_key=idempotency_key,
+            priority=priority,
             invoke_context=invoke_context,
         )
 
@@ -193,15 +197,28 @@ class TaskModule:
         retry: Retry | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        max_concurrency: int | None = None,
+        max_concurrency_per_tenant: int | None = None,
     ) -> "_SingleDecorator":
         """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
 
         *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
-        which tasks that this module creates must end. Raises: WiringError when the type has a handler already;
+        which tasks that this module creates must end. *max_concurrency*, *max_concurrency_per_tenant*: how many of this
+        type run at the same time, over all workers. Raises: WiringError when the type has a handler already;
         InvalidInput, InvalidType.
         """
+        for name, value in (
+            ("max_concurrency", max_concurrency),
+            ("max_concurrency_per_tenant", max_concurrency_per_tenant),
+        ):
+            if value is not None:
+                whole_number(value, name, low=1, high=MAX_CONCURRENCY)
         policy = TypePolicy(
-            retry=self._retry(retry), timeout=_seconds(timeout, "timeout"), deadline=_seconds(deadline, "deadline")
+            retry=self._retry(retry),
+            timeout=_seconds(timeout, "timeout"),
+            deadline=_seconds(deadline, "deadline"),
+            max_concurrency=max_concurrency,
+            max_concurrency_per_tenant=max_concurrency_per_tenant,
         )
         return _SingleDecorator(self, model.task_type(task_type), policy)
 

@@ -42,6 +42,7 @@ def sub_task(parent: TaskEntity[Any], row: TaskEntity[Any], input: Any) -> TaskE
         created_by=parent.created_by,
         created_ip=parent.created_ip,
         deadline_at=parent.deadline_at,
+        priority=parent.priority,
         options=parent.options,
     )
 
@@ -68,5 +69,6 @@ def unclaimed(parent: TaskEntity[Any], index: int, input: Any) -> TaskEntity[Any
         created_ip=parent.created_ip,
         run=parent.run,
         deadline_at=parent.deadline_at,
+        priority=parent.priority,
         options=parent.options,
     )

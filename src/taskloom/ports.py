@@ -5,8 +5,8 @@ same call may be made again. A call that raises StoreError may nevertheless have
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -259,13 +259,28 @@ class Served:
     """Task types of single tasks; None: all."""
     fan_outs: frozenset[str] | None
     """Task types of step function tasks; None: all."""
+    caps: Mapping[str, "Cap"] = field(default_factory=dict)
+    """Of single tasks, by their type: how many of them may be in the hands of workers at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cap:
+    """How many tasks of a type may run at the same time, over all workers; None: as many as there are workers for."""
+
+    total: int | None = None
+    per_tenant: int | None = None
 
 
 class Queue(Protocol):
     """The task queue: a message is a hint that may come twice, late or out of order (rule 4)."""
 
     async def receive(self, served: Served, limit: int, *, visible_at: datetime) -> Sequence[Delivery]:
-        """At most *limit* due messages, oldest first; nobody else gets them before *visible_at*."""
+        """At most *limit* due messages; nobody else gets them before *visible_at*.
+
+        Those of tasks with a higher priority go first. Within one priority tenants and types take turns; those of one
+        tenant and type come oldest first. Nothing that is paused comes, and of a type with a cap no more than it leaves
+        (exactly, or as well as the backend can).
+        """
 
     async def delete(self, receipts: Sequence[Receipt]) -> None:
         """These messages are done with. Does nothing to those that were delivered again."""
@@ -278,6 +293,148 @@ class Queue(Protocol):
 
     async def next_due(self, served: Served) -> datetime | None:
         """From when on `receive` would return something; None while there is nothing."""
+
+
+class PauseScope(StrEnum):
+    """What a pause holds up."""
+
+    TASK_TYPE = "type"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Nothing of this type or tenant is taken from the queue; what runs already goes on."""
+
+    scope: PauseScope
+    name: str
+    at: datetime
+    reason: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneFigures:
+    """Messages of one tenant and task type in the queue."""
+
+    tenant_code: str
+    kind: Kind
+    task_type: str
+    waiting: int
+    """Due, in nobody's hands."""
+    delayed: int
+    """Not due yet."""
+    in_flight: int
+    """In the hands of workers."""
+    oldest_at: datetime | None
+    """Since when the oldest of those that wait has been due."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """What ended within one minute."""
+
+    minute: datetime
+    """Its beginning."""
+    kind: Kind
+    task_type: str
+    completed: int
+    failed: int
+    """With those that were cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the message of a task stands in the queue."""
+
+    visible_at: datetime
+    """When it is due; in the hands of a worker: when it would come again."""
+    is_held: bool
+    ahead: int
+    """Due messages of the same tenant, type and priority that come before it, as far as they were counted."""
+    is_exact: bool
+    """Whether all of them were counted."""
+    lanes: int
+    """How many lanes (tenants, types) of its priority or a higher one have something due."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFacts:
+    """A worker, as it describes itself."""
+
+    name: str
+    host: str
+    pid: int
+    version: str
+    """Of Taskloom."""
+    started_at: datetime
+    seen_at: datetime
+    """When it last said that it lives."""
+    concurrency: int
+    tasks: Sequence[str] | None
+    """Task types of single tasks that it takes; None: all."""
+    fan_outs: Sequence[str] | None
+    running: Sequence[str]
+    """Ids of what it ran when it was last seen; at most 100."""
+
+    def serves(self, kind: Kind, task_type: str) -> bool:
+        """Whether it takes tasks of this kind and type."""
+        types = self.tasks if kind is Kind.TASK else self.fan_outs
+        return types is None or task_type in types
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A stream record that could not be dispatched, with the reason."""
+
+    id: int
+    at: datetime
+    key: TaskKey
+    failures: int
+    reason: str
+
+
+class QueueAdmin(Protocol):
+    """What operators see of the queue, and do with it."""
+
+    async def pause(self, pause: Pause) -> None:
+        """Hold up a type or a tenant, until `resume`; durable. A pause that is there already is replaced."""
+
+    async def resume(self, scope: PauseScope, name: str) -> bool:
+        """End the pause; whether there was one."""
+
+    async def pauses(self) -> Sequence[Pause]:
+        """All pauses, oldest first."""
+
+    async def lanes(self) -> Sequence[LaneFigures]:
+        """What is in the queue, by tenant, kind and task type; costs as much as there are messages."""
+
+    async def throughput(self, since: datetime) -> Sequence[Throughput]:
+        """What ended in the minutes since then, oldest first: sub-tasks, single tasks and fan-outs, each by type."""
+
+    async def place(self, key: TaskKey, limit: int) -> Place | None:
+        """Where the message of the top-level task *key* stands; None when it has none. Counts to *limit* at most."""
+
+    async def waiting(
+        self, tenant_code: str | None, task_type: str | None, after: TaskKey | None, limit: int
+    ) -> Sequence[TaskKey]:
+        """PENDING top-level tasks of a tenant, a type, or both, in some order, behind *after*; there may be more unless
+        there are none."""
+
+    async def dead_letters(self, tenant_code: str | None, after: int, limit: int) -> Sequence[DeadLetter]:
+        """Dead letters in the order of their ids, behind *after*."""
+
+    async def remove_dead_letters(self, ids: Sequence[int]) -> None:
+        """Forget these dead letters."""
+
+    async def beat(self, worker: WorkerFacts) -> None:
+        """The worker lives. Best effort."""
+
+    async def leave(self, name: str) -> None:
+        """The worker ends."""
+
+    async def workers(self, seen_since: datetime) -> Sequence[WorkerFacts]:
+        """Those that said since then that they live."""
 
 
 class ExecutionStatus(StrEnum):
@@ -414,6 +571,7 @@ class Backend:
     machine: StateMachine
     payloads: PayloadStore
     signals: Signals
+    admin: QueueAdmin
     stream_arn: str
     """ARN of the change stream, as it stands in the records."""
     queue_arn: str

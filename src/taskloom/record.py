@@ -7,6 +7,7 @@ from typing import Any, Final
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.errors import InvalidInput
 from taskloom.model import (
+    DEFAULT_PRIORITY,
     NO_OPTIONS,
     CancelRequest,
     Failure,
@@ -92,6 +93,8 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         item["fanOut"] = fan_out_item(task.fan_out)
     if task.options != NO_OPTIONS:
         item["options"] = options_item(task.options)
+    if task.priority != DEFAULT_PRIORITY:
+        item["priority"] = task.priority
     if task.lost:
         item["lost"] = task.lost
     if task.history_dropped:
@@ -132,6 +135,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             cancel_requested=cancel_of(item.get("cancelRequested")),
             options=options_of(item.get("options")),
             lost=int(item.get("lost", 0)),
+            priority=int(item.get("priority", DEFAULT_PRIORITY)),
             history_dropped=int(item.get("historyDropped", 0)),
             history=tuple(_entry(entry) for entry in item.get("history", ())),
             **_optional(item),

@@ -5,9 +5,11 @@ from typing import Any, Literal, TypeAlias
 
 from taskloom import payloads
 from taskloom.events.registry import Registry
-from taskloom.model import InvokeContext, Page, TaskEntity, TaskKey, TaskStatus
+from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Page, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.creation import Creation, NewTask
+from taskloom.operations.explaining import Explaining, Explanation
 from taskloom.operations.finding import Finding
+from taskloom.operations.queues import Queues
 from taskloom.operations.steering import Steering
 from taskloom.policy import Retry
 from taskloom.ports import Backend
@@ -23,6 +25,9 @@ class TaskService:
         self._finding = Finding(backend)
         self._creation = Creation(backend, registry, self._finding, idempotency_ttl=idempotency_ttl)
         self._steering = Steering(backend, self._finding)
+        self._explaining = Explaining(backend, registry, self._finding)
+        self.queues = Queues(backend, self._finding, self._steering)
+        """For operators: depths, workers, pauses, purging, dead letters."""
 
     async def create_task(
         self,
@@ -34,6 +39,7 @@ class TaskService:
         retry: Retry | None = None,
         deadline: float | None = None,
         idempotency_key: str | None = None,
+        priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """The new single task, PENDING; it is on disk, and will be run by a worker that serves *task_type*.
@@ -43,6 +49,7 @@ class TaskService:
         *deadline*: seconds from now after which the task is FAILED unless it has ended (default: that of the task type,
         where this module defines it). *idempotency_key*: when the tenant used it before, within
         `Settings.idempotency_ttl`, nothing is created, and the task of that time comes back as it stands.
+        *priority*: 0 to 9; of the tasks that wait for a worker those with a higher one go first.
         Raises: InvalidInput, InvalidType; IdempotencyConflict when that task has another type, name or input.
         """
         new = NewTask(
@@ -53,6 +60,7 @@ class TaskService:
             retry=retry,
             deadline=deadline,
             idempotency_key=idempotency_key,
+            priority=priority,
         )
         return await self._creation.single(new, invoke_context)
 
@@ -77,13 +85,15 @@ class TaskService:
         retry: Retry | None = None,
         deadline: float | None = None,
         idempotency_key: str | None = None,
+        priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """The new fan-out, PENDING: one sub-task per element of *input*, an iterable that is read here, to its end.
 
         A long input goes to the payload store while it is read and is never held in memory. If reading it raises, or
         an element is refused, nothing is created. An empty input makes a fan-out that ends COMPLETED.
-        *retry* is for each sub-task, *deadline* for the whole; for these and *idempotency_key* see `create_task`.
+        *retry* is for each sub-task, *deadline* for the whole; for these, *idempotency_key* and *priority* see
+        `create_task`.
         Raises: InvalidInput, InvalidType (*input* is a str, bytes, a mapping, or no iterable); IdempotencyConflict.
         """
         new = NewTask(
@@ -93,6 +103,7 @@ class TaskService:
             retry=retry,
             deadline=deadline,
             idempotency_key=idempotency_key,
+            priority=priority,
         )
         return await self._creation.fan_out(new, input, invoke_context)
 
@@ -168,6 +179,10 @@ class TaskService:
         Raises: TimeoutError, TaskNotFound.
         """
         return await self._finding.ended(key, timeout)
+
+    async def explain(self, key: TaskKey) -> Explanation:
+        """Where the task *key* stands and why: in plain words, and as data. Raises: TaskNotFound, InvalidInput."""
+        return await self._explaining.explain(key)
 
     async def cancel_task(self, key: TaskKey, *, reason: str | None = None, by: str | None = None) -> TaskEntity[Any]:
         """End the task *key*. It is CANCELLED when this returns, but a running fan-out ends a little later: see `wait`.

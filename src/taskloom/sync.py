@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from taskloom.execution.loop_thread import LoopThread
+from taskloom.operations.queues import Queues
 from taskloom.service import TaskService
 from taskloom.state_service import StepFunctionService
 
@@ -70,6 +71,26 @@ class SyncTaskService(_Blocking[TaskService]):
     wait = _call(TaskService.wait)
     cancel_task = _call(TaskService.cancel_task)
     retry_task = _call(TaskService.retry_task)
+    explain = _call(TaskService.explain)
+
+    def __init__(self, service: TaskService, thread: LoopThread) -> None:
+        super().__init__(service, thread)
+        self.queues = SyncQueues(service.queues, thread)
+
+
+class SyncQueues(_Blocking[Queues]):
+    """`TaskService.queues`, blocking. Usable from any thread."""
+
+    figures = _call(Queues.figures)
+    workers = _call(Queues.workers)
+    throughput = _call(Queues.throughput)
+    pause = _call(Queues.pause)
+    resume = _call(Queues.resume)
+    pauses = _call(Queues.pauses)
+    purge = _call(Queues.purge)
+    dead_letters = _call(Queues.dead_letters)
+    iter_dead_letters = _iterate(Queues.iter_dead_letters)
+    redrive = _call(Queues.redrive)
 
 
 class SyncStepFunctionService(_Blocking[StepFunctionService]):

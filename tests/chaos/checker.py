@@ -173,7 +173,8 @@ def _check_end(task: TaskEntity, lost: int) -> None:
     if error is not None and error.type == "WorkerDied":
         assert task.status is FAILED
         assert task.attempt == LIMIT, f"{task.id} was given up after attempt {task.attempt}"
-        assert error.message == f"the worker died {LIMIT} times"
+        times = f"the worker died {lost} time" + "s" * (lost > 1)
+        assert error.message == (times if lost == LIMIT else f"{times}, in {LIMIT} attempts")
         # Who also fails by itself has had fewer dead workers than attempts.
         assert lost >= 1 if nature in (Nature.FLAKY, Nature.BROKEN) else lost == LIMIT, f"{task.id} lost {lost}"
         return

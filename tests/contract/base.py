@@ -100,11 +100,11 @@ class Contract:
             await backend.clock.wait(asyncio.Event(), backend.clock.now() + time)
 
     async def records(self, rows: Rows, *, again_in: timedelta = HOUR) -> list[StreamRecord]:
-        """All records of the tenant of *rows* that are on the stream now."""
+        """All records of the tenants of *rows* that are on the stream now."""
         backend, own = rows.backend, list[StreamRecord]()
         for _ in range(self.polls):
             while found := await backend.stream.take(100, again_at=backend.clock.now() + again_in):
-                own += [record for record in found if record.image.tenant_code == rows.tenant]
+                own += [record for record in found if record.image.tenant_code.startswith(rows.tenant)]
         return own
 
     async def sent(self, rows: Rows, *new: NewTaskRow) -> list[TaskEntity]:

@@ -67,6 +67,20 @@ class PayloadStoreContract(Contract):
         assert await payloads.read_items(items, range(257)) == SMALL
 
     @scenario
+    async def test_a_discarded_value_is_gone(self, backend: Backend) -> None:
+        """And nothing of anybody else, whose name may begin alike. What is not there can be discarded, too."""
+        payloads, name = backend.payloads, backend.ids.token()
+        names = (f"{name}/result/1", f"{name}/result/11", f"{name}/result", f"{name}/result/1/1", f"{name}/result/_")
+        references = [await payloads.put(end, encode(end, "text")) for end in names]
+        for _ in range(2):
+            await payloads.discard(references[0])
+            with pytest.raises(StoreCorrupt):
+                await payloads.get(references[0])
+        await payloads.discard(references[-1][:-1] + "%")
+        assert [await payloads.get(reference) for reference in references[1:]] == [encode(n, "text") for n in names[1:]]
+        assert await payloads.get(await payloads.put(names[0], SMALL[1])) == SMALL[1]
+
+    @scenario
     async def test_the_inline_limit_is_a_number_of_bytes(self, backend: Backend) -> None:
         """What is longer can be put."""
         limit = backend.payloads.inline_limit
@@ -144,6 +158,23 @@ class PayloadStoreContract(Contract):
                 with pytest.raises(StoreCorrupt):
                     await backend.payloads.read_items(reference, range(1))
         assert list(await backend.payloads.read_items(other, range(257))) == SMALL
+
+    @scenario
+    async def test_a_closed_list_is_discarded_by_its_reference(self, backend: Backend) -> None:
+        """As a value is; whoever discards does not know which of the two it was."""
+        payloads, name = backend.payloads, backend.ids.token()
+        references = [await _written(backend, name + end, [SMALL]) for end in ("/items", "/items2", "/items/2")]
+        empty, value = await _written(backend, name + "/empty", []), await payloads.put(name + "/value", SMALL[0])
+        for reference in (references[0], references[0], empty):
+            await payloads.discard(reference)
+        for indexes in (range(1), range(256, 257), range(257)):
+            with pytest.raises(StoreCorrupt):
+                await payloads.read_items(references[0], indexes)
+        for reference in references[1:]:
+            assert list(await payloads.read_items(reference, range(257))) == SMALL
+        assert await payloads.get(value) == SMALL[0]
+        again = await _written(backend, name + "/items", [SMALL[:2]])
+        assert list(await payloads.read_items(again, range(2))) == SMALL[:2]
 
     @scenario
     async def test_a_name_can_be_used_after_a_discard(self, backend: Backend) -> None:

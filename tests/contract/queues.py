@@ -1,9 +1,11 @@
 """The contract of `ports.Queue`, for the messages of tasks; `executions` has the steps."""
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 
-from taskloom.ports import Backend, Delivery, MessageKind, Receipt, Served
+from taskloom.model import TaskKey
+from taskloom.ports import Backend, Cap, Delivery, MessageKind, Pause, PauseScope, Receipt, Served
 from tests.contract.base import HOUR, Contract, due, in_threads, scenario
 from tests.support.rows import Rows
 
@@ -41,22 +43,128 @@ class QueueContract(Contract):
         assert sorted(delivery.key.id for delivery in own) == sorted(task.id for task in tasks)
 
     @scenario
-    async def test_the_oldest_message_comes_first(self, backend: Backend) -> None:
-        """Over all types and both kinds that the worker serves."""
-        rows, other = Rows(backend), Rows(backend)
+    async def test_the_oldest_message_of_a_lane_comes_first(self, backend: Backend) -> None:
+        """A lane: one type, one tenant, one priority."""
+        rows = Rows(backend)
         tasks = []
-        for task_type in (rows.task_type, other.task_type, rows.task_type, other.task_type):
-            tasks += await self.sent(rows, rows.single(task_type=task_type))
+        for _ in range(6):
+            tasks += await self.sent(rows, rows.single())
             await self.elapse(backend, self.tick)
-            tasks += await self.sent(rows, rows.fan_out(task_type=task_type))
-            await self.elapse(backend, self.tick)
-        both = frozenset({rows.task_type, other.task_type})
         keys: list[object] = []
         for limit in (3, 1, 10):
-            found = await backend.queue.receive(Served(tasks=both, fan_outs=both), limit, visible_at=rows.now + HOUR)
+            found = await backend.queue.receive(_only(rows), limit, visible_at=rows.now + HOUR)
             assert len(found) <= limit
             keys += [delivery.key for delivery in found]
         assert keys == [task.key for task in tasks]
+
+    @scenario
+    async def test_types_and_kinds_take_turns(self, backend: Backend) -> None:
+        """Whichever has more, and whoever was there first."""
+        rows, other = Rows(backend), Rows(backend)
+        await self.sent(rows, *(rows.single() for _ in range(20)))
+        await self.elapse(backend, self.tick)
+        few = await self.sent(
+            rows, rows.fan_out(), rows.single(task_type=other.task_type), rows.fan_out(task_type=other.task_type)
+        )
+        both = frozenset({rows.task_type, other.task_type})
+        found = await backend.queue.receive(Served(tasks=both, fan_outs=both), 4, visible_at=rows.now + HOUR)
+        assert {task.key for task in few} <= {delivery.key for delivery in found}
+
+    @scenario
+    async def test_tenants_take_turns(self, backend: Backend) -> None:
+        """However the slots become free: another tenant's new task waits for one round of all tenants."""
+        for limit in (1, 3, 8):
+            rows = Rows(backend)
+            tenants = [f"{rows.tenant}-{number}" for number in range(4)]
+            await self.sent(rows, *(rows.single(tenant_code=tenants[0]) for _ in range(60)))
+            await self._taken(rows, limit)
+            for late, tenant in enumerate(tenants[1:], start=2):
+                (new,) = await self.sent(rows, rows.single(tenant_code=tenant))
+                taken: list[TaskKey] = []
+                while new.key not in taken:
+                    taken += await self._taken(rows, limit)
+                assert len(taken) <= late * limit
+
+    @scenario
+    async def test_tenants_share_evenly(self, backend: Backend) -> None:
+        rows = Rows(backend)
+        tenants = [f"{rows.tenant}-{number}" for number in range(3)]
+        for tenant, count in zip(tenants, (40, 30, 20), strict=True):
+            await self.sent(rows, *(rows.single(tenant_code=tenant) for _ in range(count)))
+        taken = [key for _ in range(15) for key in await self._taken(rows, 4)]
+        assert Counter(key.tenant_code for key in taken) == dict.fromkeys(tenants, 20)
+
+    @scenario
+    async def test_a_higher_priority_goes_first(self, backend: Backend) -> None:
+        """Over tenants and types; and whatever waited before."""
+        rows, other = Rows(backend), Rows(backend)
+        tasks: dict[TaskKey, int] = {}
+        for priority in (5, 0, 9, 3):
+            for number, task_type in enumerate((rows.task_type, other.task_type)):
+                row = rows.single(priority=priority, task_type=task_type, tenant_code=f"{rows.tenant}-{number}")
+                (task,) = await self.sent(rows, row)
+                tasks[task.key] = priority
+        both = Served(tasks=frozenset({rows.task_type, other.task_type}), fan_outs=frozenset())
+        for limit in (2, 1, 1, 4):
+            for delivery in await backend.queue.receive(both, limit, visible_at=rows.now + HOUR):
+                assert tasks[delivery.key] == max(tasks.values())
+                del tasks[delivery.key]
+        assert not tasks
+
+    @scenario
+    async def test_a_cap_bounds_what_is_in_the_hands_of_workers(self, backend: Backend) -> None:
+        """In all and per tenant; what is deleted or released makes room, and what is not capped is not held up."""
+        rows, other = Rows(backend), Rows(backend)
+        a, b = f"{rows.tenant}-a", f"{rows.tenant}-b"
+        await self.sent(rows, *(rows.single(tenant_code=tenant) for tenant in (a, b) for _ in range(5)))
+        await self.sent(rows, *(rows.single(task_type=other.task_type) for _ in range(5)))
+        types = frozenset({rows.task_type, other.task_type})
+        served = Served(tasks=types, fan_outs=frozenset(), caps={rows.task_type: Cap(total=3, per_tenant=2)})
+
+        async def take() -> list[Delivery]:
+            return list(await backend.queue.receive(served, 20, visible_at=rows.now + HOUR))
+
+        held = await take()
+        assert Counter(delivery.task_type for delivery in held) == {rows.task_type: 3, other.task_type: 5}
+        capped = [delivery for delivery in held if delivery.task_type == rows.task_type]
+        assert sorted(Counter(delivery.key.tenant_code for delivery in capped).values()) == [1, 2]
+        assert await take() == []
+        due = await backend.queue.next_due(served)
+        assert due is None or due > rows.now, "nothing may be taken, so nobody is to come and look"
+        await backend.queue.delete([capped[0].receipt])
+        assert len(await take()) == 1
+        await backend.queue.release(capped[1].receipt, rows.now)
+        assert len(await take()) == 1
+        only = Served(tasks=types, fan_outs=frozenset())
+        assert len(await backend.queue.receive(only, 20, visible_at=rows.now + HOUR)) == 10 - 1 - 3
+
+    @scenario
+    async def test_what_is_paused_is_not_taken(self, backend: Backend) -> None:
+        """A type or a tenant; what is in the hands of workers goes on. After the end of the pause it comes."""
+        rows, other = Rows(backend), Rows(backend)
+        scopes: list[tuple[PauseScope, str]] = [
+            (PauseScope.TASK_TYPE, rows.task_type),
+            (PauseScope.TENANT, rows.tenant),
+        ]
+        for scope, name in scopes:
+            await self.sent(rows, rows.single(), rows.single())
+            free = await self.sent(other, other.single())
+            (held,) = await backend.queue.receive(_only(rows), 1, visible_at=rows.now + HOUR)
+            pause = Pause(scope=scope, name=name, at=rows.now, reason="why", by="ann")
+            await backend.admin.pause(pause)
+            assert pause in await backend.admin.pauses()
+            assert await backend.queue.receive(_only(rows), 10, visible_at=rows.now + HOUR) == []
+            due = await backend.queue.next_due(_only(rows))
+            assert due is None or due > rows.now
+            both = frozenset({rows.task_type, other.task_type})
+            others = await backend.queue.receive(Served(tasks=both, fan_outs=both), 10, visible_at=rows.now + HOUR)
+            assert [delivery.key for delivery in others] == [task.key for task in free]
+            await backend.queue.extend([held.receipt], rows.now + 2 * HOUR)
+            assert await backend.admin.resume(scope, name)
+            assert not await backend.admin.resume(scope, name)
+            assert pause not in await backend.admin.pauses()
+            (rest,) = await backend.queue.receive(_only(rows), 10, visible_at=rows.now + HOUR)
+            await backend.queue.delete([held.receipt, rest.receipt])
 
     @scenario
     async def test_nobody_else_gets_a_received_message(self, backend: Backend) -> None:
@@ -301,6 +409,12 @@ class QueueContract(Contract):
         for delivery in own:
             await rows.backend.queue.release(delivery.receipt, rows.now)
         return [delivery for delivery in own if delivery.key.tenant_code == rows.tenant]
+
+    async def _taken(self, rows: Rows, limit: int) -> list[TaskKey]:
+        """What a worker with so many free slots takes, and is done with."""
+        found = await rows.backend.queue.receive(_only(rows), limit, visible_at=rows.now + HOUR)
+        await rows.backend.queue.delete([delivery.receipt for delivery in found])
+        return [delivery.key for delivery in found]
 
     async def _delivered_twice(self, rows: Rows) -> tuple[Receipt, Receipt]:
         """The receipts of the first and the second delivery of a message; the second holds for a tick."""

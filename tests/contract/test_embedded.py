@@ -11,7 +11,9 @@ from taskloom.ids import RandomIds
 from taskloom.ports import Backend
 from tests.contract.backends import BackendContract
 from tests.contract.change_stream import ChangeStreamContract
+from tests.contract.deadlines import DeadlinesContract
 from tests.contract.executions import StateMachineContract
+from tests.contract.idempotency import IdempotencyContract
 from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queues import QueueContract
 from tests.contract.signals import SignalsContract
@@ -29,6 +31,14 @@ def backend(tmp_path: Path, clock: FakeClock) -> Iterator[Backend]:
 
 class TestSqliteTaskStore(TaskStoreContract):
     many = MAX_LOOK + 2
+
+
+class TestSqliteIdempotency(IdempotencyContract):
+    pass
+
+
+class TestSqliteDeadlines(DeadlinesContract):
+    pass
 
 
 class TestSqliteChangeStream(ChangeStreamContract):

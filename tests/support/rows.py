@@ -94,8 +94,11 @@ class Rows:
         )
 
     def claim(self, task: TaskEntity, *, plan: FanOut | None = None, who: Claimant | None = None) -> Change:
-        """The change by which a worker claims *task* as it stands."""
-        change = lifecycle.claim(task.key, task, task.kind, who or self.claimant(), plan)
+        """The change by which a worker claims *task* as it stands; before its deadline, if it has one."""
+        now = self.now
+        if task.deadline_at is not None:
+            now = min(now, task.deadline_at - timedelta(milliseconds=1))
+        change = lifecycle.claim(task.key, task, task.kind, who or self.claimant(now=now), plan)
         assert isinstance(change, Change)
         return change
 

@@ -42,7 +42,7 @@ def _check(connection: sqlite3.Connection) -> None:
     for code, run, count, succeeded, failed in all_of(
         "SELECT code, run, sub_task_count, sub_task_succeed_count, sub_task_failed_count FROM tasks "
         "WHERE sub_task_count IS NOT NULL AND status IN ('C', 'F') AND fan_out IS NOT NULL AND started_at IS NOT NULL "
-        "AND coalesce(json_extract(error, '$.type'), '') != 'NoHandler'"
+        "AND coalesce(json_extract(error, '$.type'), '') NOT IN ('NoHandler', 'DeadlineExceeded')"
     ):
         recount = connection.execute(
             "SELECT count(*), coalesce(sum(status = 'C'), 0), coalesce(sum(status = 'F'), 0) FROM sub_tasks "

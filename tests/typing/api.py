@@ -181,7 +181,7 @@ def cat(event: StepFunctionTaskEvent[str]) -> str:
 module.task("report", retry=5)  # type: ignore[arg-type]
 module.task("report", timeout="soon")  # type: ignore[arg-type]
 module.task()  # type: ignore[call-arg]
-module.task("report", max_concurrency=3)  # type: ignore[call-arg]
+module.task("report", max_concurrency="3")  # type: ignore[arg-type]
 module.step_function_task("cat", max_concurrency=None)  # type: ignore[arg-type]
 module.step_function_task("cat", None)  # type: ignore[call-arg]
 module.task("report")("no function")  # type: ignore[arg-type]

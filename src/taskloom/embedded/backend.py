@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from taskloom.embedded.admin import SqliteQueueAdmin
 from taskloom.embedded.database import Database
 from taskloom.embedded.payload_store import SqlitePayloadStore
 from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
@@ -26,6 +27,7 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
         machine=SqliteStateMachine(file, clock),
         payloads=SqlitePayloadStore(file),
         signals=file.signals,
+        admin=SqliteQueueAdmin(file, clock),
         stream_arn=STREAM_ARN,
         queue_arn=QUEUE_ARN,
         close=file.close,

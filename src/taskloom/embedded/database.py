@@ -6,6 +6,7 @@ import queue
 import sqlite3
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -31,6 +32,16 @@ TIDY_PAGES: Final = 1024
 BUSY_SECONDS: Final = 30.0
 """How long a commit waits for those of other processes."""
 
+MINUTE: Final = 60_000
+"""Milliseconds."""
+KEEP_MINUTES: Final = 24 * 60
+"""How far back the figures of the throughput go."""
+_THROUGHPUT: Final = (
+    "INSERT INTO throughput (minute, route, completed, failed) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+    "completed = completed + excluded.completed, failed = failed + excluded.failed"
+)
+_OLD_THROUGHPUT: Final = "DELETE FROM throughput WHERE minute < ?"
+
 log = logging.getLogger(__name__)
 
 _ERRORS: Final[dict[int, type[StoreError]]] = {
@@ -51,7 +62,7 @@ _ERRORS: Final[dict[int, type[StoreError]]] = {
 class Transaction:
     """What a write sees: statements, and whom to wake once they are committed."""
 
-    __slots__ = ("ended", "execute", "executemany", "work")
+    __slots__ = ("ended", "execute", "executemany", "throughput", "work")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.execute = connection.execute
@@ -60,6 +71,8 @@ class Transaction:
         """There may be something to take from the stream or the queue."""
         self.ended: list[str] = []
         """Codes of tasks that may have ended."""
+        self.throughput: Counter[tuple[int, str, bool]] = Counter()
+        """Tasks that ended: in which minute since 1970, of which kind and type, and whether well."""
 
 
 class _Job:
@@ -317,6 +330,7 @@ class _Writer:
         self.connection = connection
         self._turn = turn
         self._commits = 0
+        self._minute = 0
         self._level = {True: synchronous, False: "NORMAL"}
         self._current: str | None = None
         self._signals = signals
@@ -353,6 +367,8 @@ class _Writer:
         try:
             for job in jobs:
                 job.result = job.work(transaction)
+            if transaction.throughput:
+                self._count(transaction.throughput)
             execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - handed to the caller
             if self.connection.in_transaction:
@@ -362,6 +378,15 @@ class _Writer:
             jobs[0].error = _translated(error)
             return Transaction(self.connection)
         return transaction
+
+    def _count(self, throughput: Counter[tuple[int, str, bool]]) -> None:
+        """Add to the figures of the minute, and drop those of yesterday."""
+        for (minute, route, is_well), count in throughput.items():
+            values = (minute, route, count if is_well else 0, 0 if is_well else count)
+            self.connection.execute(_THROUGHPUT, values)
+            if minute > self._minute:
+                self._minute = minute
+                self.connection.execute(_OLD_THROUGHPUT, (minute - KEEP_MINUTES,))
 
     def _tidy(self) -> None:
         """Give pages that were deleted long ago back to the file system, a portion at a time."""

@@ -1,12 +1,11 @@
 """`ports.ChangeStream` and `ports.Queue` over SQLite."""
 
-import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from taskloom.clock import from_milliseconds, to_milliseconds
-from taskloom.embedded import rows
+from taskloom.embedded import lanes, rows
 from taskloom.embedded.database import Database, Transaction
 from taskloom.model import Kind, TaskKey, TaskOptions, TaskStatus
 from taskloom.ports import (
@@ -33,26 +32,28 @@ _BURY: Final = (
     "SELECT ?, pk, code, event_name, failures + 1, ? FROM stream WHERE sequence = ?"
 )
 _SEND: Final = (
-    "INSERT INTO queue (kind, route, visible_at, event_id, pk, code, run, chunk) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO queue (kind, route, visible_at, event_id, pk, code, run, chunk, tenant, priority) "
+    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, substr(?5, instr(?5, '#') + 1), "
+    "coalesce(?9, (SELECT priority FROM tasks WHERE pk = ?5 AND code = ?6), 5))"
 )
 _ROUTES: Final = (  # the distinct routes, by a jump per route instead of a look at every row
     "WITH RECURSIVE found (route) AS ("
-    "SELECT min(route) FROM queue UNION ALL "
-    "SELECT (SELECT min(route) FROM queue WHERE route > found.route) FROM found WHERE found.route IS NOT NULL"
+    "SELECT min(route) FROM lanes UNION ALL "
+    "SELECT (SELECT min(route) FROM lanes WHERE route > found.route) FROM found WHERE found.route IS NOT NULL"
     ") SELECT route FROM found WHERE route IS NOT NULL"
 )
-_DUE: Final = "SELECT visible_at, id FROM queue WHERE route = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?"
 _RECEIVE: Final = (
     "UPDATE queue SET visible_at = ?, received = received + 1, held = 1 WHERE id = ? "
     "RETURNING id, kind, route, received, event_id, pk, code, run, chunk"
 )
 _STANDING: Final = (
-    "SELECT status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options FROM tasks "
-    "WHERE pk = ? AND code = ?"
+    "SELECT status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options, deadline_at "
+    "FROM tasks WHERE pk = ? AND code = ?"
 )
 _FORWARD: Final = (
-    "INSERT INTO queue (kind, route, visible_at, event_id, pk, code) "
-    "SELECT 'task', substr(s.pk, 1, instr(s.pk, '#')) || t.type, ?1, printf('%032x', s.sequence), s.pk, s.code "
+    "INSERT INTO queue (kind, route, visible_at, event_id, pk, code, tenant, priority) "
+    "SELECT 'task', substr(s.pk, 1, instr(s.pk, '#')) || t.type, ?1, printf('%032x', s.sequence), s.pk, s.code, "
+    "substr(s.pk, instr(s.pk, '#') + 1), t.priority "
     "FROM (SELECT sequence, pk, code FROM stream WHERE take_at <= ?1 ORDER BY sequence LIMIT ?2) AS s "
     "JOIN tasks AS t ON t.pk = s.pk AND t.code = s.code WHERE t.dispatch IS NOT NULL ORDER BY s.sequence"
 )
@@ -123,7 +124,7 @@ class SqliteChangeStream:
                 if removed and message is not None:
                     code = message.key.parts.code
                     route = f"{message.kind}#{message.task_type}"
-                    values = (MessageKind.TASK, route, now, message.event_id, message.key.pk, code, 1, None)
+                    values = (MessageKind.TASK, route, now, message.event_id, message.key.pk, code, 1, None, None)
                     transaction.execute(_SEND, values)
             for failure in failures:
                 if failure.retry_at is None:
@@ -149,18 +150,18 @@ class SqliteQueue:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._is_capped = False
+        """Whether a message that is done with may make room for others that are due."""
 
     async def receive(self, served: Served, limit: int, *, visible_at: datetime) -> Sequence[Delivery]:
         """See `ports.Queue`."""
         now, until = to_milliseconds(self._clock.now()), to_milliseconds(visible_at)
+        self._is_capped = self._is_capped or bool(served.caps)
 
         def work(transaction: Transaction) -> list[tuple[Any, ...]]:
-            due: list[tuple[int, int]] = []
-            for route in _routes(transaction, served):
-                due += transaction.execute(_DUE, (route, now, limit))
-            due.sort()
-            # Entities are made of them after the transaction, which other processes wait for.
-            return [_receive(transaction, id_, until) for _, id_ in due[:limit]]
+            with lanes.taking_turns(transaction, served, now, limit) as ids:
+                # Entities are made of them after the transaction, which other processes wait for.
+                return [_receive(transaction, id_, until) for id_ in ids]
 
         # Not durable: whoever loses a delivery in a power cut was not there to make use of it.
         return [_delivery(row) for row in await self._database.write(work, durable=False)]
@@ -168,7 +169,12 @@ class SqliteQueue:
     async def delete(self, receipts: Sequence[Receipt]) -> None:
         """See `ports.Queue`."""
         values = [(receipt.id, receipt.count) for receipt in receipts]
-        await self._database.write(lambda transaction: _ignore(transaction.executemany(_DELETE, values)), durable=False)
+
+        def work(transaction: Transaction) -> None:
+            transaction.executemany(_DELETE, values)
+            transaction.work = transaction.work or self._is_capped
+
+        await self._database.write(work, durable=False)
 
     async def release(self, receipt: Receipt, at: datetime) -> None:
         """See `ports.Queue`."""
@@ -187,24 +193,8 @@ class SqliteQueue:
     async def next_due(self, served: Served) -> datetime | None:
         """See `ports.Queue`."""
 
-        def work(connection: sqlite3.Connection) -> datetime | None:
-            first = [
-                connection.execute("SELECT min(visible_at) FROM queue WHERE route = ?", (route,)).fetchone()[0]
-                for route in _routes(connection, served)
-            ]
-            return _instant(min((at for at in first if at is not None), default=None))
-
-        return await self._database.read(work)
-
-
-def _routes(connection: sqlite3.Connection | Transaction, served: Served) -> Iterable[str]:
-    sides = ((Kind.TASK, served.tasks), (Kind.SFN_TASK, served.fan_outs))
-    routes = [f"{kind}#{type_}" for kind, types in sides if types is not None for type_ in types]
-    open_kinds = [kind for kind, types in sides if types is None]
-    if open_kinds:
-        known = [route for (route,) in connection.execute(_ROUTES)]
-        routes += [route for route in known if route.partition("#")[0] in open_kinds]
-    return routes
+        now = to_milliseconds(self._clock.now())
+        return _instant(await self._database.read(lambda connection: lanes.next_due(connection, served, now)))
 
 
 def _receive(transaction: Transaction, id_: int, until: int) -> tuple[Any, ...]:
@@ -240,7 +230,8 @@ def send_step(
 ) -> None:
     """Queue a step of an execution."""
     parts = key.parts
-    values = (kind, f"{Kind.SFN_TASK}#{parts.task_type}", at, "", key.pk, parts.code, run, chunk)
+    priority = None if kind is MessageKind.CHUNK else lanes.ENGINE
+    values = (kind, f"{Kind.SFN_TASK}#{parts.task_type}", at, "", key.pk, parts.code, run, chunk, priority)
     transaction.execute(_SEND, values)
     transaction.work = True
 
@@ -262,10 +253,11 @@ class _Standing(NamedTuple):
     next_attempt_at: datetime | None
     started_at: datetime | None
     options: TaskOptions
+    deadline_at: datetime | None
 
 
 def _standing(row: Sequence[Any]) -> _Standing:
-    status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options = row
+    status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options, deadline_at = row
     return _Standing(
         _STATUS[status],
         run,
@@ -276,6 +268,7 @@ def _standing(row: Sequence[Any]) -> _Standing:
         _instant(next_attempt_at),
         _instant(started_at),
         rows.options_of(options),
+        _instant(deadline_at),
     )
 
 

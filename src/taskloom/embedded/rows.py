@@ -37,7 +37,7 @@ TASK_COLUMNS: Final = (
     "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
     "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, "
     "updated_by, created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, "
-    "started_at, finished_at, progress, execution_arn, history, cancel_requested, options, deadline_at, lost"
+    "started_at, finished_at, progress, execution_arn, history, cancel_requested, options, deadline_at, lost, priority"
 )
 SUB_TASK_COLUMNS: Final = (
     "parent, idx, tenant, type, status, version, results, result_ref, error, created_at, updated_at, run, attempt, "
@@ -53,7 +53,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         pk, code, type_, name, status, version, input_, input_ref, results, result_ref, error, count, succeeded, failed,
         fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt,
         fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn,
-        history, cancel_requested, options, deadline_at, lost,
+        history, cancel_requested, options, deadline_at, lost, priority,
     ) = row  # fmt: skip
     kind, _, tenant = pk.partition("#")
     single = kind == Kind.TASK
@@ -97,6 +97,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         finished_at=_time(finished_at),
         deadline_at=_time(deadline_at),
         lost=lost,
+        priority=priority,
         options=options_of(options),
         progress=None if progress is None else record.progress_of(decode(progress)),
         execution_arn=execution_arn,
@@ -188,6 +189,7 @@ def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...
         None if task.options is NO_OPTIONS else _dump(record.options_item(task.options)),
         _TIME(task.deadline_at),
         0,
+        task.priority,
     )
 
 

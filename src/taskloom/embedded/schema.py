@@ -1,6 +1,7 @@
 """The tables of the file, and how an older file becomes a newer one."""
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
 from taskloom.errors import StoreCorrupt
@@ -176,7 +177,66 @@ CREATE TABLE chunk_waits (        -- chunks with something left, until they are 
 ALTER TABLE executions DROP COLUMN again_at
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4: Final = """
+ALTER TABLE tasks ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
+CREATE INDEX open_tasks ON tasks (pk, code) WHERE status IN ('P', 'I');
+DROP INDEX queue_due;
+ALTER TABLE queue ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
+ALTER TABLE queue ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+UPDATE queue SET tenant = substr(pk, instr(pk, '#') + 1);
+CREATE INDEX queue_lanes ON queue (route, priority, tenant, visible_at, id);
+CREATE TABLE lanes (              -- the messages of one type, priority and tenant
+    route TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    turn INTEGER NOT NULL,        -- when a message of it was taken last, by the count of `turns`
+    due_at INTEGER NOT NULL,      -- none of its messages is due before this
+    PRIMARY KEY (route, priority, tenant)
+) WITHOUT ROWID;
+CREATE INDEX lane_turns ON lanes (route, priority DESC, turn);
+CREATE TABLE turns (
+    turn INTEGER NOT NULL         -- one row: how many messages were taken; a new lane begins behind all others
+);
+INSERT INTO turns VALUES (0);
+INSERT INTO lanes (route, priority, tenant, turn, due_at)
+    SELECT route, priority, tenant, 0, min(visible_at) FROM queue GROUP BY route, priority, tenant;
+CREATE TRIGGER message_sent AFTER INSERT ON queue BEGIN
+    INSERT INTO lanes (route, priority, tenant, turn, due_at)
+        VALUES (new.route, new.priority, new.tenant, (SELECT turn FROM turns), new.visible_at)
+        ON CONFLICT DO UPDATE SET due_at = excluded.due_at WHERE excluded.due_at < due_at; END;
+CREATE TRIGGER message_sooner AFTER UPDATE OF visible_at ON queue WHEN new.visible_at < old.visible_at BEGIN
+    UPDATE lanes SET due_at = new.visible_at
+        WHERE route = new.route AND priority = new.priority AND tenant = new.tenant AND due_at > new.visible_at; END;
+CREATE TRIGGER last_message AFTER DELETE ON queue WHEN NOT EXISTS
+    (SELECT 1 FROM queue WHERE route = old.route AND priority = old.priority AND tenant = old.tenant) BEGIN
+    DELETE FROM lanes WHERE route = old.route AND priority = old.priority AND tenant = old.tenant; END;
+CREATE TRIGGER message_moved AFTER UPDATE OF priority ON queue WHEN new.priority != old.priority BEGIN
+    INSERT INTO lanes (route, priority, tenant, turn, due_at)
+        VALUES (new.route, new.priority, new.tenant, (SELECT turn FROM turns), new.visible_at)
+        ON CONFLICT DO UPDATE SET due_at = excluded.due_at WHERE excluded.due_at < due_at; END;
+CREATE TABLE pauses (             -- task types and tenants of which nothing is taken from the queue
+    scope TEXT NOT NULL,          -- type | tenant
+    name TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    reason TEXT,
+    by TEXT,
+    PRIMARY KEY (scope, name)
+) WITHOUT ROWID;
+CREATE TABLE workers (            -- those that live; each says so now and then
+    name TEXT PRIMARY KEY,
+    seen_at INTEGER NOT NULL,
+    facts TEXT NOT NULL           -- JSON: host, pid, version, what it serves, what it runs
+) WITHOUT ROWID;
+CREATE TABLE throughput (         -- attempts that ended, per minute
+    minute INTEGER NOT NULL,      -- since 1970
+    route TEXT NOT NULL,
+    completed INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (minute, route)
+) WITHOUT ROWID
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 
@@ -211,8 +271,19 @@ def _migrate(connection: sqlite3.Connection) -> None:
     refuse_foreign(connection)  # again, under the lock: another process may have been faster
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     for script in MIGRATIONS[version:]:
-        for statement in script.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
+        for statement in statements(script):
+            connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of *script* one by one: `executescript` would commit in between."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement

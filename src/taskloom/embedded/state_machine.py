@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded.database import Database, Transaction
+from taskloom.embedded.lanes import ENGINE
 from taskloom.embedded.queues import delete_message, send_step
 from taskloom.errors import TaskTokenNotFound
 from taskloom.model import Kind, TaskKey
@@ -48,8 +49,8 @@ _WAIT: Final = "INSERT INTO chunk_waits (execution, at, chunk) VALUES (?, ?, ?) 
 _FIRST_WAIT: Final = "SELECT at, chunk FROM chunk_waits WHERE execution = ? ORDER BY at, chunk LIMIT 1"
 _WAIT_OVER: Final = "DELETE FROM chunk_waits WHERE execution = ? AND at = ? AND chunk = ?"
 _NO_WAITS: Final = "DELETE FROM chunk_waits WHERE execution = ?"
-_HURRY: Final = (
-    "UPDATE queue SET visible_at = ?1 WHERE route = ?2 AND visible_at > ?1 AND held = 0 AND kind != 'task' "
+_HURRY: Final = (  # also past a pause, and past what waits before it
+    f"UPDATE queue SET visible_at = ?1, priority = {ENGINE} WHERE route = ?2 AND held = 0 AND kind != 'task' "
     "AND pk = ?3 AND code = ?4 AND run = ?5"
 )
 _END: Final = "UPDATE executions SET status = 'SUCCEEDED', stopped_at = ? WHERE name = ?"

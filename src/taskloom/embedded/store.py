@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded import rows
-from taskloom.embedded.database import Database, Transaction
+from taskloom.embedded.database import MINUTE, Database, Transaction
 from taskloom.lifecycle import Change, Guard, Refused, Written
 from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
 from taskloom.ports import ChunkRow, Clock, Known, NewTaskRow, TaskQuery
@@ -241,6 +241,7 @@ class _Plan:
     """How to see what stands there when the change is refused."""
     record: tuple[str, str, str] | None
     ended: str | None
+    throughput: tuple[int, str, bool] | None
 
 
 _Raw: TypeAlias = tuple[bool, Sequence[Any] | None]
@@ -255,20 +256,23 @@ def _plan(change: Change) -> _Plan:
     where = find[1]
     if change.guard.absent:
         history = "" if change.history is None else rows.history_text(change.history)
-        return _Plan(change, _insert(names, change.returning), (*values, history, *where), find, None, None)
+        return _Plan(change, _insert(names, change.returning), (*values, history, *where), find, None, None, None)
     guard, guard_values = _guard(change.guard)
     adds = change.add or {}
     values += adds.values()
     if change.history is not None:
         values.append(rows.history_text(change.history))
     sql = _update(is_sub_task, names, tuple(adds), change.history is not None, guard, change.returning)
-    record = ended = None
-    if not is_sub_task:
-        if change.patch.get("dispatch") is not None:
-            record = (change.key.pk, parts.code, "MODIFY")
-        if change.patch.get("status") in TERMINAL:
-            ended = parts.code
-    return _Plan(change, sql, (*values, *where, *guard_values), find, record, ended)
+    record = ended = throughput = None
+    if change.patch.get("status") in TERMINAL:
+        finished_at = change.patch.get("finished_at")
+        if finished_at is not None:
+            is_well = change.patch["status"] is TaskStatus.COMPLETED
+            throughput = (to_milliseconds(finished_at) // MINUTE, f"{parts.kind}#{parts.task_type}", is_well)
+        ended = None if is_sub_task else parts.code
+    if not is_sub_task and change.patch.get("dispatch") is not None:
+        record = (change.key.pk, parts.code, "MODIFY")
+    return _Plan(change, sql, (*values, *where, *guard_values), find, record, ended, throughput)
 
 
 def _carry_out(transaction: Transaction, plan: _Plan) -> _Raw:
@@ -286,6 +290,8 @@ def _carry_out(transaction: Transaction, plan: _Plan) -> _Raw:
         transaction.work = True
     if plan.ended is not None:
         transaction.ended.append(plan.ended)
+    if plan.throughput is not None:
+        transaction.throughput[plan.throughput] += 1
     return True, row
 
 

@@ -11,7 +11,7 @@ from taskloom.events.marks import event_of
 from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from taskloom.model import Kind
 from taskloom.policy import Retry
-from taskloom.ports import Served
+from taskloom.ports import Cap, Served
 from taskloom.values import Json, check
 
 Handler: TypeAlias = Callable[[Any], Any]
@@ -33,6 +33,9 @@ class TypePolicy:
     chunk_size: int | None = None
     chunk_concurrency: int = 1
     max_concurrency: int | None = None
+    """Of fan-outs: sub-tasks of one that run at the same time; of single tasks: those of the type."""
+    max_concurrency_per_tenant: int | None = None
+    """Of single tasks only."""
     tolerated_failure_percentage: float = 0.0
 
 
@@ -94,7 +97,16 @@ class Registry:
             known = frozenset(type_ for owner, type_ in self._definitions if owner is kind)
             return known if task_types is None else known & task_types
 
-        return Served(tasks=narrow(Kind.TASK), fan_outs=narrow(Kind.SFN_TASK))
+        return Served(tasks=narrow(Kind.TASK), fan_outs=narrow(Kind.SFN_TASK), caps=self.caps())
+
+    def caps(self) -> dict[str, Cap]:
+        """How many single tasks may run at the same time, by their type."""
+        caps = {}
+        for (kind, type_), definition in self._definitions.items():
+            total, per_tenant = definition.policy.max_concurrency, definition.policy.max_concurrency_per_tenant
+            if kind is Kind.TASK and not total is per_tenant is None:
+                caps[type_] = Cap(total=total, per_tenant=per_tenant)
+        return caps
 
     @property
     def serves_anything(self) -> bool:

@@ -37,7 +37,7 @@ class Endings:
     def __init__(
         self,
         backend: Backend,
-        let_go: Callable[[Receipt], None],
+        let_go: Callable[[Delivery], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._backend = backend
@@ -54,7 +54,7 @@ class Endings:
 
     def settle(self, delivery: Delivery, again_at: datetime | None) -> None:
         """The message is done with, or is to come again at *again_at*."""
-        self._let_go(delivery.receipt)
+        self._let_go(delivery)
         self._settlements.append(_Settlement(delivery.receipt, again_at))
         self._start()
 
@@ -98,7 +98,7 @@ class Endings:
             return
         except BaseException:
             for ending in endings:
-                self._let_go(ending.delivery.receipt)
+                self._let_go(ending.delivery)
             raise
         for ending, outcome in zip(endings, outcomes, strict=True):
             self.settle(ending.delivery, self._again_at(ending.change, outcome))

@@ -289,7 +289,8 @@ class FanOuts:
         end: Change | None = None
         try:
             for index in run.rest:
-                if run.cancelled:
+                if run.cancelled or self._is_late(run.parent):
+                    run.cancelled = True
                     break
                 if not self._may_start():
                     run.stopped = True
@@ -302,18 +303,20 @@ class FanOuts:
                     ended, outcome = await write_many(self._backend, (end, claim))
                     self._note(run, end, ended)
                     end = None
+                    if isinstance(ended, Refused) and isinstance(outcome, Written) and await self._is_over(run.parent):
+                        await self._cancelled(fresh, None)
+                        run.cancelled = True
+                        break
                 task: TaskEntity[Any] | None = fresh
                 if isinstance(outcome, Refused):
                     task = await self._claimed(run, outcome.current, value)
                 if task is not None:
                     event = StepFunctionTaskEvent(input=task, context=run.context)
-                    try:
-                        end = await self._attempts.run(task, event)
-                    finally:
-                        self._quarantine.leave(task.key)
+                    end = await self._attempts.run(task, event)
                     if end is not None and end.patch["status"] is TaskStatus.CANCELLED:
                         run.cancelled = True
                     if end is None:
+                        self._quarantine.leave(task.key)
                         run.tally.come_again(self._backend.clock.now() + LOOK_AGAIN)
         finally:
             # Also when the lane breaks off: what has run must not run again.
@@ -355,7 +358,16 @@ class FanOuts:
             self._quarantine.leave(claim.key)
         return outcome
 
+    async def _is_over(self, parent: TaskEntity[Any]) -> bool:
+        """Whether this run of the fan-out has ended, or is to end: what begins now would be counted by nobody."""
+        now = await self._backend.store.get(parent.key)
+        return now is None or now.is_terminal or now.run != parent.run or now.cancel_requested is not None
+
+    def _is_late(self, parent: TaskEntity[Any]) -> bool:
+        return parent.deadline_at is not None and parent.deadline_at <= self._backend.clock.now()
+
     def _note(self, run: "_ChunkRun", end: Change, outcome: Written | Refused) -> None:
+        self._quarantine.leave(end.key)
         status = end.patch["status"]
         if isinstance(outcome, Refused):
             log.warning("the claim was lost; its result is dropped", extra={"task": end.key.id, "status": str(status)})

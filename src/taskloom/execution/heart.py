@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,8 +14,8 @@ from taskloom.errors import StoreError
 from taskloom.events.context import RunContext
 from taskloom.execution.loop_thread import LoopThread
 from taskloom.lifecycle import Refused
-from taskloom.model import TaskEntity, TaskStatus
-from taskloom.ports import Backend, Receipt
+from taskloom.model import Kind, TaskEntity, TaskStatus
+from taskloom.ports import Backend, Receipt, WorkerFacts
 
 if TYPE_CHECKING:
     from taskloom.execution.attempt import Attempt
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 LOOK_EVERY: Final = timedelta(seconds=0.95)
 """How often a worker looks whether somebody cancelled what it runs: a handler is told within a second."""
 PROGRESS_EVERY: Final = timedelta(seconds=1)
+SAY_EVERY: Final = timedelta(seconds=10)
+"""How often a worker says that it lives."""
+MAX_RUNNING: Final = 100
+"""Tasks that it names then."""
 BEATS_PER_LEASE: Final = 3
 
 log = logging.getLogger(__name__)
@@ -34,10 +39,17 @@ class Heart:
     A handler that blocks the worker's event loop does not stop it.
     """
 
-    def __init__(self, backend: Backend, lease: timedelta, on_lost: "Callable[[Attempt, bool], None]") -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        lease: timedelta,
+        on_lost: "Callable[[Attempt, bool], None]",
+        describe: Callable[[Sequence[str]], WorkerFacts],
+    ) -> None:
         self._backend = backend
         self._lease = lease
         self._on_lost = on_lost
+        self._describe = describe
         self._lock = threading.Lock()
         self._attempts: set[Attempt] = set()
         self._receipts: set[Receipt] = set()
@@ -101,9 +113,9 @@ class Heart:
         self._loop = asyncio.get_running_loop()
         clock = self._backend.clock
         every = self._lease / BEATS_PER_LEASE
-        renewal, progress, look = clock.now() + every, clock.now(), clock.now() + LOOK_EVERY
+        renewal, progress, look, said = clock.now() + every, clock.now(), clock.now() + LOOK_EVERY, clock.now()
         while not self._stopped:
-            due = min(renewal, look)
+            due = min(renewal, look, said)
             await clock.wait(self._wake, min(due, progress) if self._progressed else due)
             self._wake.clear()
             now = clock.now()
@@ -111,6 +123,9 @@ class Heart:
                 if self._progressed and now >= progress:
                     progress = now + PROGRESS_EVERY
                     await self._write_progress(now)
+                if now >= said:
+                    said = now + SAY_EVERY
+                    await self._say(now)
                 if now >= look:
                     look = now + LOOK_EVERY
                     await self._look()
@@ -121,6 +136,17 @@ class Heart:
                 log.warning("leases could not be renewed; trying again", extra={"error": str(error)})
                 await clock.wait(self._wake, now + every / 10)
                 renewal = look = clock.now()
+
+        try:
+            await self._backend.admin.leave(self._describe(()).name)
+        except StoreError as error:
+            log.warning("the worker could not be signed off", extra={"error": str(error)})
+
+    async def _say(self, now: datetime) -> None:
+        """Tell whoever looks that the worker lives."""
+        with self._lock:
+            running = sorted(attempt.task.id for attempt in self._attempts)[:MAX_RUNNING]
+        await self._backend.admin.beat(replace(self._describe(running), seen_at=now))
 
     async def _write_progress(self, now: datetime) -> None:
         with self._lock:
@@ -155,8 +181,10 @@ class Heart:
         found = {key: await self._backend.store.get(key) for key in keys}
         for attempt in attempts:
             task = found[attempt.task.key.parent]
-            if task is None or _is_cancelled(task) or task.run != attempt.task.run:
-                self._on_lost(attempt, _is_cancelled(task))
+            # A sub-task of a fan-out that has ended was begun too late, and counts for nobody.
+            is_over = _is_cancelled(task) or (task is not None and task.is_terminal and task.kind is Kind.SFN_TASK)
+            if task is None or is_over or task.run != attempt.task.run:
+                self._on_lost(attempt, is_over)
 
 
 def _is_cancelled(task: TaskEntity | None) -> bool:

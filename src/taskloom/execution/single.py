@@ -71,13 +71,7 @@ class SingleTasks:
 
         Raises: StoreError; the message will come again by itself then.
         """
-        try:
-            task = await payloads.whole(self._backend, claimed)
-            return await self._run(delivery, task)
-        finally:
-            self._quarantine.leave(claimed.key)
-
-    async def _run(self, delivery: Delivery, task: TaskEntity[Any]) -> Change | None:
+        task = await payloads.whole(self._backend, claimed)
         try:
             event = await self._events.task_event(delivery, task, self._attempts.call)
         except BaseException as error:

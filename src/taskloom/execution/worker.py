@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,7 +25,7 @@ from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently
 from taskloom.model import Kind, TaskEntity
-from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome
+from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome, WorkerFacts
 
 LOOK_ANYWAY: Final = timedelta(seconds=5)
 """Signals may be lost: how long a worker trusts that nobody sent one."""
@@ -65,10 +67,11 @@ class Worker:
         self._slots = Slots(concurrency)
         self._concurrency = concurrency
         self._threads = HandlerThreads("taskloom-handler")
-        self._heart = Heart(backend, lease, _claim_lost)
+        self._started_at = backend.clock.now()
+        self._heart = Heart(backend, lease, _claim_lost, self._facts)
         self._attempts = Attempts(backend, registry, self._heart, self._threads, self.name)
         self._deadlines = Deadlines(backend, self.name)
-        quarantine = Quarantine()
+        self._quarantine = quarantine = Quarantine()
         self._dispatcher = Dispatcher(backend, registry, self._attempts.call, self.name)
         self._single = SingleTasks(backend, registry, self._attempts, lease, self.name, quarantine)
         self._fan_outs = FanOuts(
@@ -85,7 +88,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._waiting: dict[_Pump, bool] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._endings = Endings(backend, self._heart.let_go, self._spawn)
+        self._endings = Endings(backend, self._let_go, self._spawn)
         self._pumps: list[asyncio.Task[None]] = []
         self._end_signals: Callable[[], None] | None = None
 
@@ -262,9 +265,14 @@ class Worker:
         if not task.cancelled() and task.exception() is None:
             return
         for delivery in deliveries:
-            self._heart.let_go(delivery.receipt)
+            self._let_go(delivery)
         if not task.cancelled():
             log.error("a delivery failed; its message comes again", exc_info=task.exception())
+
+    def _let_go(self, delivery: Delivery) -> None:
+        """The end of its task is written, or somebody else will see to it."""
+        self._heart.let_go(delivery.receipt)
+        self._quarantine.leave(delivery.key)
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
         """Claim the single tasks of these messages, and start those that were claimed."""
@@ -322,11 +330,26 @@ class Worker:
         if outcome is None:
             self._endings.settle(delivery, again_at)
             return
-        self._heart.let_go(delivery.receipt)
+        self._let_go(delivery)
         try:
             await self._backend.machine.report(delivery, outcome)
         except StoreError as error:
             self._endings.postpone(delivery, error)
+
+    def _facts(self, running: Sequence[str]) -> WorkerFacts:
+        served = self._registry.served(self._task_types)
+        return WorkerFacts(
+            name=self.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=_version(),
+            started_at=self._started_at,
+            seen_at=self._started_at,
+            concurrency=self._concurrency,
+            tasks=None if served.tasks is None else sorted(served.tasks),
+            fan_outs=None if served.fan_outs is None else sorted(served.fan_outs),
+            running=running,
+        )
 
     async def _finish(self) -> None:
         await asyncio.gather(*self._pumps, return_exceptions=True)
@@ -362,6 +385,11 @@ class _Pump:
         """Whether a signal tells of what it takes."""
         self.look = LOOK_ANYWAY if is_signalled else LOOK_AT_DEADLINES
         self.work = asyncio.Event()
+
+
+@cache
+def _version() -> str:
+    return version("taskloom")
 
 
 def _claim_lost(attempt: Attempt, cancelled: bool) -> None:

@@ -17,6 +17,7 @@ from taskloom.lifecycle.changes import (
     Trigger,
     ended,
 )
+from taskloom.lifecycle.steering import expired
 from taskloom.model import (
     TERMINAL,
     Failure,
@@ -62,11 +63,14 @@ def claim(
 ) -> Change | Come | Verdict:
     """What to do about a message for the task *key* that stands at *standing*.
 
-    A change is either the claim, or the end of a task whose workers died too often. The claim of a fan-out writes its
-    *plan* beside: how it is run, fixed from here on.
+    A change is either the claim, or the end of a task whose workers died too often or whose deadline has passed. The
+    claim of a fan-out writes its *plan* beside: how it is run, fixed from here on.
     """
     if standing is None or standing.status in TERMINAL:
         return Verdict.ENDED
+    runs_by_itself = kind is Kind.SFN_TASK and standing.status is IN_PROGRESS  # rule 3: it has no lease to run out
+    if standing.deadline_at is not None and standing.deadline_at <= who.now and not runs_by_itself:
+        return expired(key, standing, now=who.now, by=who.by, claim_id=who.claim_id)
     if standing.status is PENDING:
         if standing.next_attempt_at is not None and standing.next_attempt_at > who.now:
             return Come(standing.next_attempt_at)
@@ -75,7 +79,7 @@ def claim(
             # The counters of an earlier run stand until here; this one counts anew, what it takes over included.
             change.patch |= {"fan_out": plan, "sub_task_succeed_count": 0, "sub_task_failed_count": 0}
         return change
-    if kind is Kind.SFN_TASK:  # rule 3: a running parent has no lease to run out
+    if runs_by_itself:
         return Verdict.RUNS_BY_ITSELF
     if standing.lease_until is not None and standing.lease_until > who.now:
         return Come(standing.lease_until)
@@ -114,8 +118,8 @@ def _claimed(
         "started_at": standing.started_at or who.now,
         "updated_at": who.now,
     }
-    if trigger is Trigger.RECLAIM:
-        patch["lost"] = standing.lost + 1
+    if standing.lost or trigger is Trigger.RECLAIM:
+        patch["lost"] = standing.lost + (trigger is Trigger.RECLAIM)
     if kind is not Kind.SUB_TASK:  # sub-tasks are dispatched by their chunk, never one by one
         patch["dispatch"] = None
     return Change(
@@ -132,7 +136,7 @@ def _claimed(
 
 
 def is_last_chance(claim: Change, max_lost: int) -> bool:
-    """Whether *claim* takes over from a dead worker, and its task is given up should this one die too."""
+    """Whether workers of the task died before *claim*, and it is given up should this one die too."""
     return "lost" in claim.patch and claim.patch.get("attempt", 0) >= max_lost
 
 
@@ -223,6 +227,7 @@ def first_claim(parent: TaskEntity, index: int, input: Json, who: Claimant) -> t
         lease_until=until,
         started_at=who.now,
         deadline_at=parent.deadline_at,
+        priority=parent.priority,
         options=parent.options,
         history=(entry,),
     )

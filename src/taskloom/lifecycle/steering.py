@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskloom.lifecycle.changes import NEXT, Change, Guard, Patch, Trigger, ended, entry, mine
-from taskloom.model import Failure, HistoryEntry, Kind, TaskEntity
+from taskloom.lifecycle.changes import NEXT, Change, Guard, Patch, Standing, Trigger, ended, entry, mine
+from taskloom.model import Failure, HistoryEntry, Kind, TaskEntity, TaskKey
 
 TOO_LATE: Final = "DeadlineExceeded"
 """The type of the error of a task that did not end in time."""
@@ -93,15 +93,20 @@ def overdue(task: TaskEntity, *, now: datetime, by: str, claim_id: str) -> Chang
 
     Not for running fan-outs, which their executions own.
     """
+    return expired(task.key, task, now=now, by=by, claim_id=claim_id)
+
+
+def expired(key: TaskKey, task: Standing, *, now: datetime, by: str, claim_id: str) -> Change:
+    """The same for what is known of a task by its message."""
     failure = Failure(type=TOO_LATE, message=too_late(task), attempt=task.attempt)
     guard = Guard(status=frozenset({task.status}), fence=task.fence, run=task.run)
-    change = ended(task.key, task, guard, Trigger.EXPIRE, failure, now=now, by=by, claim_id=claim_id)
+    change = ended(key, task, guard, Trigger.EXPIRE, failure, now=now, by=by, claim_id=claim_id)
     change.patch["fence"] = task.fence + 1
     change.patch["dispatch"] = None
     return change
 
 
-def too_late(task: TaskEntity) -> str:
+def too_late(task: Standing) -> str:
     """Why a task is ended whose deadline has passed."""
     since = "creation" if task.run == 1 else "retry"
     return f"it did not end within {task.options.deadline or 0:g} s of its {since}"

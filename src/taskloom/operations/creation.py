@@ -10,6 +10,8 @@ from taskloom.errors import IdempotencyConflict, InvalidInput, InvalidType
 from taskloom.events.registry import Registry
 from taskloom.execution.writes import patiently
 from taskloom.model import (
+    DEFAULT_PRIORITY,
+    HIGHEST_PRIORITY,
     MAX_SUB_TASKS,
     NO_OPTIONS,
     HistoryEntry,
@@ -24,8 +26,8 @@ from taskloom.model import (
 from taskloom.operations.checks import idempotency_key, name_or, tenant
 from taskloom.operations.finding import Finding
 from taskloom.operations.fingerprint import Fingerprint
-from taskloom.policy import MAX_SECONDS, Retry, number, retry_numbers
-from taskloom.ports import Backend, Idempotency, ItemWriter, Known, NewTaskRow
+from taskloom.policy import MAX_SECONDS, Retry, number, retry_numbers, whole_number
+from taskloom.ports import Backend, Idempotency, ItemWriter, NewTaskRow
 from taskloom.values import EncodedJson, decode, encode
 
 BULK: Final = 500
@@ -44,6 +46,7 @@ class NewTask:
     retry: Retry | None = None
     deadline: float | None = None
     idempotency_key: str | None = None
+    priority: int = DEFAULT_PRIORITY
 
 
 class Creation:
@@ -57,16 +60,17 @@ class Creation:
 
     async def single(self, new: NewTask, context: InvokeContext | None) -> TaskEntity[Any]:
         """See `TaskService.create_task`."""
-        (task,) = await self._store([await self._single(new, context, "")])
+        (task,) = await self._store([await self._row(self._prepared(new, context, ""), context)])
         return task
 
     async def singles(self, tasks: Iterable[NewTask], context: InvokeContext | None) -> Sequence[TaskEntity[Any]]:
         """See `TaskService.create_tasks`."""
-        rows = [await self._single(task, context, f"tasks[{index}].") for index, task in enumerate(tasks)]
-        await self._refuse_conflicts(rows)
+        prepared = [self._prepared(task, context, f"tasks[{index}].") for index, task in enumerate(tasks)]
+        await self._refuse_conflicts(prepared)
         created: list[TaskEntity[Any]] = []
-        for start in range(0, len(rows), BULK):
-            created += await self._store(rows[start : start + BULK])
+        for start in range(0, len(prepared), BULK):
+            rows = [await self._row(task, context) for task in prepared[start : start + BULK]]
+            created += await self._store(rows)
         return created
 
     async def fan_out(
@@ -93,52 +97,51 @@ class Creation:
 
     async def _store(self, rows: Sequence[NewTaskRow]) -> list[TaskEntity[Any]]:
         answers = await self._backend.store.create(rows)
-        return [
-            row.entity if known is None else await self._first(row, known)
-            for row, known in zip(rows, answers, strict=True)
-        ]
+        for row, known in zip(rows, answers, strict=True):
+            if known is not None and row.entity.input_ref is not None:  # which nothing refers to now
+                await self._backend.payloads.discard(row.entity.input_ref)
+        tasks = []
+        for row, known in zip(rows, answers, strict=True):
+            if known is None:
+                tasks.append(row.entity)
+            else:
+                _refuse_conflict(row.idempotency, known.fingerprint)
+                tasks.append(await self._finding.whole(known.task))
+        return tasks
 
-    async def _first(self, row: NewTaskRow, known: Known) -> TaskEntity[Any]:
-        """The task that was created before under the idempotency key of *row*."""
-        if row.entity.input_ref is not None:  # which nothing refers to now
-            await self._backend.payloads.discard(row.entity.input_ref)
-        _refuse_conflict(row, known.fingerprint)
-        return await self._finding.whole(known.task)
-
-    async def _refuse_conflicts(self, rows: Sequence[NewTaskRow]) -> None:
-        """Before the first of many is stored. What others create in the same moment is refused by the store."""
+    async def _refuse_conflicts(self, tasks: "Sequence[_Prepared]") -> None:
+        """Before anything of many is stored. What others create in the same moment is refused by the store."""
         seen: dict[tuple[str, str], str] = {}
-        for row in rows:
-            if row.idempotency is None:
+        for task in tasks:
+            if task.idempotency is None:
                 continue
-            tenant, key = row.entity.key.tenant_code, row.idempotency.key
-            if (tenant, key) not in seen:
-                known = await self._backend.store.known(tenant, key)
-                seen[tenant, key] = row.idempotency.fingerprint if known is None else known.fingerprint
-            _refuse_conflict(row, seen[tenant, key])
+            tenant_code, key = task.new.key.tenant_code, task.idempotency.key
+            if (tenant_code, key) not in seen:
+                known = await self._backend.store.known(tenant_code, key)
+                seen[tenant_code, key] = task.idempotency.fingerprint if known is None else known.fingerprint
+            _refuse_conflict(task.idempotency, seen[tenant_code, key])
 
-    async def _single(self, new: NewTask, context: InvokeContext | None, path: str) -> NewTaskRow:
+    def _prepared(self, new: NewTask, context: InvokeContext | None, path: str) -> "_Prepared":
+        """Everything about a new single task, checked; nothing is written."""
         if not isinstance(new, NewTask):
             raise InvalidType(path.rstrip("."), f"{new!r} is no NewTask", "give taskloom.NewTask(...)")
         new_entity = self._checked(Kind.TASK, new, context, path)
-        key = new_entity.key
         text = encode(new.input, f"{path}input")
         value = decode(text)
         fingerprint = None
         if new.idempotency_key is not None:
             idempotency_key(new.idempotency_key, path)
-            fingerprint = Fingerprint(Kind.TASK, key.parts.task_type, new_entity.name)
+            fingerprint = Fingerprint(Kind.TASK, new_entity.key.parts.task_type, new_entity.name)
             fingerprint.add(value)
+        return _Prepared(new_entity, text, value, self._idempotency(new, fingerprint, new_entity.now))
+
+    async def _row(self, task: "_Prepared", context: InvokeContext | None) -> NewTaskRow:
         reference = None
-        if _bytes(text) > self._backend.payloads.inline_limit:
-            name = f"{key.pk}#{key.sk}/input"
-            reference = await patiently(self._backend.clock, lambda: self._backend.payloads.put(name, text))
-        entity = new_entity.task(context, input=value, input_ref=reference, attributes=_NOTHING, execution_arn=None)
-        return NewTaskRow(
-            entity=entity,
-            input=None if reference else text,
-            idempotency=self._idempotency(new, fingerprint, entity.created_at),
-        )
+        if _bytes(task.text) > self._backend.payloads.inline_limit:
+            name = f"{task.new.key.pk}#{task.new.key.sk}/input"
+            reference = await patiently(self._backend.clock, lambda: self._backend.payloads.put(name, task.text))
+        entity = task.new.task(context, input=task.value, input_ref=reference, attributes=_NOTHING, execution_arn=None)
+        return NewTaskRow(entity=entity, input=None if reference else task.text, idempotency=task.idempotency)
 
     def _checked(self, kind: Kind, new: NewTask, context: InvokeContext | None, path: str) -> "_NewEntity":
         tenant_code = tenant(new.tenant_code, context, path)
@@ -153,10 +156,11 @@ class Creation:
                 retry=None if new.retry is None else retry_numbers(new.retry, f"{path}retry"),
                 deadline=None if deadline is None else number(deadline, f"{path}deadline", low=0.001, high=MAX_SECONDS),
             )
+        priority = whole_number(new.priority, f"{path}priority", low=0, high=HIGHEST_PRIORITY)
         now = self._backend.clock.now()
         code = self._backend.ids.code(now)
         make = TaskKey.single if kind is Kind.TASK else TaskKey.step_function
-        return _NewEntity(make(tenant_code, type_, code), name, now, options, self._backend.ids.token())
+        return _NewEntity(make(tenant_code, type_, code), name, now, options, priority, self._backend.ids.token())
 
     def _idempotency(self, new: NewTask, fingerprint: Fingerprint | None, now: datetime) -> Idempotency | None:
         if new.idempotency_key is None or fingerprint is None:
@@ -215,6 +219,7 @@ class _NewEntity:
     name: str
     now: datetime
     options: TaskOptions
+    priority: int
     dispatch: str
 
     def task(
@@ -249,17 +254,27 @@ class _NewEntity:
             dispatch=self.dispatch,
             deadline_at=None if deadline is None else now + timedelta(seconds=deadline),
             options=self.options,
+            priority=self.priority,
             execution_arn=execution_arn,
             history=(HistoryEntry(at=now, status=TaskStatus.PENDING, run=1, attempt=0, by=context.user_id),),
         )
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A new single task that was checked."""
+
+    new: _NewEntity
+    text: EncodedJson
+    value: Any
+    idempotency: Idempotency | None
 
 
 _NOBODY: Final = InvokeContext()
 _NOTHING: Final = TaskAttributes()
 
 
-def _refuse_conflict(row: NewTaskRow, fingerprint: str) -> None:
-    idempotency = row.idempotency
+def _refuse_conflict(idempotency: Idempotency | None, fingerprint: str) -> None:
     if idempotency is not None and idempotency.fingerprint != fingerprint:
         raise IdempotencyConflict(idempotency.key, fingerprint, idempotency.fingerprint)
 
