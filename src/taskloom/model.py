@@ -382,6 +382,8 @@ class TaskEntity(Generic[InputT]):
     priority: int = DEFAULT_PRIORITY
     """0 to 9; those with a higher one go first."""
     options: TaskOptions = NO_OPTIONS
+    state: Json = None
+    """What the handler saved for its next attempt or slice; None when nothing, or when the task ended well."""
     progress: Progress | None = None
     execution_arn: str | None = None
     fan_out: FanOut | None = None

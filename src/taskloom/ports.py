@@ -135,6 +135,12 @@ class TaskStore(Protocol):
         Without those that have `cancel_requested`: their execution will end them.
         """
 
+    async def list_stranded(self, limit: int) -> Sequence[TaskEntity]:
+        """At most *limit* open top-level tasks that nothing will bring back: due, without a live claim, and without a
+        record on the change stream or a message in the queue (of fan-outs also those of their executions). Exact, or
+        as well as the backend can tell.
+        """
+
     async def next_deadline(self) -> datetime | None:
         """From when on `list_overdue` would return something; None while there is nothing."""
 
@@ -427,6 +433,15 @@ class QueueAdmin(Protocol):
     async def remove_dead_letters(self, ids: Sequence[int]) -> None:
         """Forget these dead letters."""
 
+    async def take_duty(self, name: str, now: datetime, until: datetime) -> bool:
+        """Whether the caller is the one to do what all workers need done; nobody else is before *until*."""
+
+    async def report_duty(self, name: str, facts: Mapping[str, Json]) -> None:
+        """What came of it."""
+
+    async def duty(self, name: str) -> Mapping[str, Json] | None:
+        """What was reported last; None when nothing was."""
+
     async def beat(self, worker: WorkerFacts) -> None:
         """The worker lives. Best effort."""
 
@@ -504,6 +519,12 @@ class StateMachine(Protocol):
 
         For backends whose steps a worker pulls (on AWS it is what the Lambda function returns). Does nothing when the
         message was delivered again.
+        """
+
+    async def revive(self, key: TaskKey, run: int) -> bool:
+        """Have the execution of the fan-out *key* go on with a collect, if it runs but nothing of it is on its way.
+
+        Whether that was so.
         """
 
     async def hurry(self, key: TaskKey, run: int) -> None:

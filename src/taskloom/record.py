@@ -95,6 +95,8 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         item["options"] = options_item(task.options)
     if task.priority != DEFAULT_PRIORITY:
         item["priority"] = task.priority
+    if task.state is not None:
+        item["state"] = task.state
     if task.lost:
         item["lost"] = task.lost
     if task.history_dropped:
@@ -135,6 +137,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             cancel_requested=cancel_of(item.get("cancelRequested")),
             options=options_of(item.get("options")),
             lost=int(item.get("lost", 0)),
+            state=item.get("state"),
             priority=int(item.get("priority", DEFAULT_PRIORITY)),
             history_dropped=int(item.get("historyDropped", 0)),
             history=tuple(_entry(entry) for entry in item.get("history", ())),

@@ -87,6 +87,7 @@ class SyncQueues(_Blocking[Queues]):
     pause = _call(Queues.pause)
     resume = _call(Queues.resume)
     pauses = _call(Queues.pauses)
+    repairs = _call(Queues.repairs)
     purge = _call(Queues.purge)
     dead_letters = _call(Queues.dead_letters)
     iter_dead_letters = _iterate(Queues.iter_dead_letters)

@@ -12,6 +12,7 @@ for _suite in (
     "idempotency",
     "ids",
     "payloads",
+    "queue_admin",
     "queues",
     "signals",
     "task_store",

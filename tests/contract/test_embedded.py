@@ -15,6 +15,7 @@ from tests.contract.deadlines import DeadlinesContract
 from tests.contract.executions import StateMachineContract
 from tests.contract.idempotency import IdempotencyContract
 from tests.contract.payloads import PayloadStoreContract
+from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queues import QueueContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
@@ -46,6 +47,10 @@ class TestSqliteChangeStream(ChangeStreamContract):
 
 
 class TestSqliteQueue(QueueContract):
+    pass
+
+
+class TestSqliteQueueAdmin(QueueAdminContract):
     pass
 
 

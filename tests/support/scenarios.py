@@ -451,7 +451,8 @@ def check_history(task: TaskEntity[Any]) -> None:
         assert (before.status, after.status) in steps, f"{task.id}: {before} → {after}"
         assert before.at <= after.at
         assert before.run <= after.run
-        if after.status is TaskStatus.IN_PROGRESS and before.run == after.run:
+        is_claim = after.status is TaskStatus.IN_PROGRESS and not (after.reason or "").startswith("repaired: ")
+        if is_claim and before.run == after.run:
             assert after.attempt >= before.attempt + (before.status is TaskStatus.IN_PROGRESS)
 
 

@@ -179,6 +179,9 @@ ALTER TABLE executions DROP COLUMN again_at
 
 _VERSION_4: Final = """
 ALTER TABLE tasks ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
+-- JSON: what the handler saved for its next attempt or slice
+ALTER TABLE tasks ADD COLUMN state TEXT;
+ALTER TABLE sub_tasks ADD COLUMN state TEXT;
 CREATE INDEX open_tasks ON tasks (pk, code) WHERE status IN ('P', 'I');
 DROP INDEX queue_due;
 ALTER TABLE queue ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
@@ -226,6 +229,11 @@ CREATE TABLE workers (            -- those that live; each says so now and then
     name TEXT PRIMARY KEY,
     seen_at INTEGER NOT NULL,
     facts TEXT NOT NULL           -- JSON: host, pid, version, what it serves, what it runs
+) WITHOUT ROWID;
+CREATE TABLE duties (             -- what one worker does for all now and then
+    name TEXT PRIMARY KEY,
+    until INTEGER NOT NULL,       -- nobody else does it before
+    facts TEXT                    -- JSON: what came of it last
 ) WITHOUT ROWID;
 CREATE TABLE throughput (         -- attempts that ended, per minute
     minute INTEGER NOT NULL,      -- since 1970

@@ -5,9 +5,10 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from taskloom.errors import InvalidInput, NotRunning
 from taskloom.events import shapes
-from taskloom.events.context import CURRENT, RunContext, current
+from taskloom.events.context import CURRENT, RunContext, Sync, current
 from taskloom.events.marks import IEvent
 from taskloom.model import InputT, TaskEntity, TaskKey
+from taskloom.values import Json
 
 EventT = TypeVar("EventT", bound="_RunEvent")
 ValueT = TypeVar("ValueT")
@@ -58,9 +59,32 @@ class _RunEvent(IEvent):
         run = CURRENT.get(None)
         return run is not None and run.cancelled
 
+    @property
+    def state(self) -> Json:
+        """What the attempt or slice before saved, or this one by now; see `checkpoint`."""
+        run = CURRENT.get(None)
+        return None if run is None else run.state
+
+    @property
+    def sync(self) -> Sync:
+        """For `def` handlers: `checkpoint`, blocking."""
+        return _run().sync
+
+    def remaining(self) -> float:
+        """See `RunContext.remaining`; infinite outside of a run."""
+        return _run().remaining()
+
+    async def checkpoint(self, state: Json) -> None:
+        """See `RunContext.checkpoint`; outside of a run, as in a unit test of a handler, it only checks *state*."""
+        await _run().checkpoint(state)
+
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """See `RunContext.progress`; outside of a run, as in a unit test of a handler, it only checks its arguments."""
-        (CURRENT.get(None) or RunContext(cast("TaskEntity[Any]", None))).progress(done, total, message)
+        _run().progress(done, total, message)
+
+
+def _run() -> RunContext:
+    return CURRENT.get(None) or RunContext(cast("TaskEntity[Any]", None))
 
 
 class TaskQueueEvent(_RunEvent, Generic[InputT]):

@@ -4,25 +4,27 @@ import asyncio
 import inspect
 import logging
 import random
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from taskloom import lifecycle
-from taskloom.errors import InvalidInput, NoHandler
-from taskloom.events.context import CURRENT, RunContext
+from taskloom.errors import KEEP, ClaimLost, Continue, InvalidInput, NoHandler
+from taskloom.events.context import CURRENT, RunContext, Saves
 from taskloom.events.registry import Handler, Registry
 from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from taskloom.execution.failures import failure
 from taskloom.execution.heart import Heart
 from taskloom.execution.threads import HandlerThreads
-from taskloom.execution.writes import patiently
-from taskloom.lifecycle import Change
+from taskloom.execution.writes import patiently, write
+from taskloom.lifecycle import Change, Refused
 from taskloom.model import Failure, Kind, TaskEntity
 from taskloom.policy import next_attempt_in, retry_of
 from taskloom.ports import Backend
-from taskloom.values import encode_checked
+from taskloom.values import EncodedJson, encode, encode_checked
+
+ResultT = TypeVar("ResultT")
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,9 @@ class Attempt:
         task: TaskEntity[Any],
         event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any],
         on_progress: Callable[[RunContext], None],
+        saves: Saves,
     ) -> None:
-        self.context = RunContext(task, event, on_progress)
+        self.context = RunContext(task, event, on_progress, saves)
         self.interruption: Interruption | None = None
         self._loop = asyncio.get_running_loop()
         self._runner: asyncio.Task[Any] | None = asyncio.current_task(self._loop)
@@ -85,6 +88,13 @@ class Attempts:
         self._threads = threads
         self._by = by
         self._running: set[Attempt] = set()
+        self._saves = _Saves(backend)
+
+    def stop_at(self, until: datetime) -> None:
+        """The worker stops: what runs then is interrupted."""
+        for attempt in list(self._running):
+            context = attempt.context
+            context.until = until if context.until is None else min(until, context.until)
 
     def interrupt_all(self, why: Interruption) -> None:
         """End every running attempt."""
@@ -98,7 +108,7 @@ class Attempts:
 
         The lease is renewed meanwhile.
         """
-        attempt = Attempt(task, event, self._heart.progressed)
+        attempt = Attempt(task, event, self._heart.progressed, self._saves)
         self._running.add(attempt)
         self._heart.watch(attempt)
         try:
@@ -114,6 +124,8 @@ class Attempts:
             text = encode_checked(results)
         except _Interrupted:
             return self._interrupted(attempt)
+        except Continue as more:
+            return self._continued(attempt, more)
         except NoHandler as error:
             return self._failed(attempt, Failure(type="NoHandler", message=str(error), attempt=task.attempt))
         except (asyncio.CancelledError, KeyboardInterrupt):
@@ -130,6 +142,24 @@ class Attempts:
             results=None if reference else text,
             result_ref=reference,
             progress=attempt.context.latest,
+            has_state=attempt.context.state is not None or task.state is not None,
+            now=self._backend.clock.now(),
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+        )
+
+    def _continued(self, attempt: Attempt, more: Continue) -> Change:
+        task, state = attempt.task, None
+        if more.state is not KEEP:
+            try:
+                state = _fitting(encode(more.state, "state"), self._backend)
+            except InvalidInput as error:
+                return self._raised(attempt, error)
+        return lifecycle.continued(
+            task,
+            state=state,
+            progress=attempt.context.latest,
+            reason="goes on in another slice",
             now=self._backend.clock.now(),
             by=self._by,
             claim_id=self._backend.ids.token(),
@@ -140,7 +170,13 @@ class Attempts:
         timeout = self._registry.policy(task.kind, task.task_type).timeout
         watch = None
         if timeout is not None or task.deadline_at is not None:
-            watch = asyncio.create_task(self._time_out(attempt, timeout))
+            until, why = task.deadline_at, Interruption.OVERDUE
+            if timeout is not None:
+                end = self._backend.clock.now() + timedelta(seconds=timeout)
+                if until is None or end < until:
+                    until, why = end, Interruption.TIMED_OUT
+            attempt.context.until = until
+            watch = asyncio.create_task(self._time_out(attempt, until, why))
         token = CURRENT.set(attempt.context)
         try:
             return await self._registry.run(task.kind, task.task_type, event, self.call)
@@ -160,12 +196,7 @@ class Attempts:
             if watch is not None:
                 watch.cancel()
 
-    async def _time_out(self, attempt: Attempt, timeout: float | None) -> None:
-        until, why = attempt.task.deadline_at, Interruption.OVERDUE
-        if timeout is not None:
-            end = self._backend.clock.now() + timedelta(seconds=timeout)
-            if until is None or end < until:
-                until, why = end, Interruption.TIMED_OUT
+    async def _time_out(self, attempt: Attempt, until: datetime | None, why: Interruption) -> None:
         if not await self._backend.clock.wait(attempt.over, until):
             attempt.interrupt(why)
 
@@ -240,6 +271,32 @@ class Attempts:
             by=self._by,
             claim_id=self._backend.ids.token(),
         )
+
+
+class _Saves:
+    """`events.context.Saves` of one worker."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._loop = asyncio.get_running_loop()
+
+    def now(self) -> datetime:
+        return self._backend.clock.now()
+
+    async def save(self, run: RunContext, state: EncodedJson) -> None:
+        change = lifecycle.checkpointed(run.task, _fitting(state, self._backend), now=self.now())
+        if isinstance(await write(self._backend, change), Refused):
+            raise ClaimLost(f"{run.task.id} was ended, or claimed again, since: nothing was saved")
+
+    def blocking(self, call: Coroutine[Any, Any, ResultT]) -> ResultT:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
+def _fitting(state: EncodedJson, backend: Backend) -> EncodedJson:
+    limit, size = backend.payloads.inline_limit, len(state.encode())
+    if size > limit:
+        raise InvalidInput("state", f"has {size} bytes", f"save at most {limit}, and put the rest elsewhere")
+    return state
 
 
 def is_async(handler: Handler) -> bool:

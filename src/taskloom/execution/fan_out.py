@@ -84,8 +84,12 @@ class FanOuts:
                     if isinstance(outcome, Written):
                         break
         if parent is not None:
-            await self._begin(parent)
+            await self.begin(parent)
         return None
+
+    def serves(self, parent: TaskEntity[Any]) -> bool:
+        """Whether this module can run its sub-tasks."""
+        return self._registry.lacks_fan_out(parent.task_type) is None
 
     def _plan(self, parent: TaskEntity[Any]) -> FanOut:
         policy = self._registry.policy(parent.kind, parent.task_type)
@@ -97,7 +101,8 @@ class FanOuts:
             tolerated_failure_percentage=policy.tolerated_failure_percentage,
         )
 
-    async def _begin(self, parent: TaskEntity[Any]) -> None:
+    async def begin(self, parent: TaskEntity[Any]) -> None:
+        """Start the execution of the claimed *parent*, or end it if its execution has ended."""
         lack = self._registry.lacks_fan_out(parent.task_type)
         if lack is not None:
             failure = Failure(type="NoHandler", message=lack, attempt=parent.attempt)

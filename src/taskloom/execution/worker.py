@@ -20,6 +20,7 @@ from taskloom.execution.endings import FIRST_PAUSE, LONGEST_PAUSE, Endings
 from taskloom.execution.fan_out import FanOuts
 from taskloom.execution.heart import Heart
 from taskloom.execution.quarantine import Quarantine
+from taskloom.execution.reconciler import Reconciler
 from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
@@ -84,6 +85,7 @@ class Worker:
             slots=self._slots,
             quarantine=quarantine,
         )
+        self._reconciler = Reconciler(backend, self._fan_outs, self.name)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._waiting: dict[_Pump, bool] = {}
@@ -114,6 +116,7 @@ class Worker:
         pumps.append(_Pump(self._deadlines.end_overdue, [store.next_deadline], is_signalled=False))
         self._waiting = dict.fromkeys(pumps, False)
         self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
+        self._pumps.append(asyncio.create_task(self._reconciler.run(self._stopping)))
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
         return self
 
@@ -355,6 +358,7 @@ class Worker:
         await asyncio.gather(*self._pumps, return_exceptions=True)
         if not self._running:
             return
+        self._attempts.stop_at(self._backend.clock.now() + self._grace)
         over = asyncio.Event()
         waiting = asyncio.create_task(self._rest())
         waiting.add_done_callback(lambda _: over.set())
