@@ -12,6 +12,7 @@ for _suite in (
     "payloads",
     "queues",
     "signals",
+    "task_logs",
     "task_store",
 ):
     pytest.register_assert_rewrite(f"tests.contract.{_suite}")
