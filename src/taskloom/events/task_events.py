@@ -1,14 +1,16 @@
 """The three events of the task module."""
 
 from collections.abc import Mapping
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from taskloom.errors import InvalidInput, NotRunning
 from taskloom.events import shapes
 from taskloom.events.context import CURRENT, RunContext, current
 from taskloom.events.marks import IEvent
+from taskloom.events.task_log import TaskLog
 from taskloom.model import InputT, TaskEntity, TaskKey
 
+_LOG: Final = TaskLog(lambda: CURRENT.get(None))
 EventT = TypeVar("EventT", bound="_RunEvent")
 ValueT = TypeVar("ValueT")
 
@@ -61,6 +63,12 @@ class _RunEvent(IEvent):
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """See `RunContext.progress`; outside of a run, as in a unit test of a handler, it only checks its arguments."""
         (CURRENT.get(None) or RunContext(cast("TaskEntity[Any]", None))).progress(done, total, message)
+
+    @property
+    def log(self) -> TaskLog:
+        """See `RunContext.log`; outside of a run, as in a unit test of a handler, its lines are not kept."""
+        run = CURRENT.get(None)
+        return _LOG if run is None else run.log
 
 
 class TaskQueueEvent(_RunEvent, Generic[InputT]):

@@ -10,12 +10,14 @@ from enum import Enum
 from typing import Any
 
 from taskloom import lifecycle
-from taskloom.errors import InvalidInput, NoHandler
+from taskloom.errors import InvalidInput, NoHandler, StoreError
 from taskloom.events.context import CURRENT, RunContext
+from taskloom.events.log_lines import LogKeeping
 from taskloom.events.registry import Handler, Registry
 from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from taskloom.execution.failures import failure
 from taskloom.execution.heart import Heart
+from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently
 from taskloom.lifecycle import Change
@@ -45,8 +47,9 @@ class Attempt:
         task: TaskEntity[Any],
         event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any],
         on_progress: Callable[[RunContext], None],
+        keeping: LogKeeping,
     ) -> None:
-        self.context = RunContext(task, event, on_progress)
+        self.context = RunContext(task, event, on_progress, keeping)
         self.interruption: Interruption | None = None
         self._loop = asyncio.get_running_loop()
         self._runner: asyncio.Task[Any] | None = asyncio.current_task(self._loop)
@@ -78,8 +81,19 @@ class _Interrupted(Exception):
 class Attempts:
     """Runs attempts for one worker."""
 
-    def __init__(self, backend: Backend, registry: Registry, heart: Heart, threads: HandlerThreads, by: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        heart: Heart,
+        threads: HandlerThreads,
+        logs: LogWriter,
+        by: str,
+        log_level: int,
+    ) -> None:
         self._backend = backend
+        self._logs = logs
+        self._keeping = LogKeeping(backend.clock, log_level)
         self._registry = registry
         self._heart = heart
         self._threads = threads
@@ -98,14 +112,27 @@ class Attempts:
 
         The lease is renewed meanwhile.
         """
-        attempt = Attempt(task, event, self._heart.progressed)
+        attempt = Attempt(task, event, self._heart.progressed, self._keeping)
         self._running.add(attempt)
         self._heart.watch(attempt)
         try:
-            return await self._change(attempt, event)
+            change = await self._change(attempt, event)
+        except StoreError:
+            self._end_log(attempt, None)
+            raise
+        else:
+            self._end_log(attempt, change)
+            return change
         finally:
             self._running.discard(attempt)
             self._heart.forget(attempt)
+
+    def _end_log(self, attempt: Attempt, change: Change | None) -> None:
+        lines = attempt.context.end_log()
+        if lines is not None:
+            self._logs.add(lines)
+            if change is None:  # no end will be written, with which they could go
+                self._logs.write()
 
     async def _change(self, attempt: Attempt, event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any]) -> Change | None:
         task = attempt.task

@@ -3,12 +3,13 @@
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from taskloom.errors import InvalidInput
 
 
-def of(position: str | int) -> str:
+def of(position: str | int | Sequence[int]) -> str:
     """The cursor of *position*."""
     return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
@@ -27,6 +28,14 @@ def number(cursor: str, end: int) -> int:
     if not _is_number(position, end):
         raise _refused(cursor)
     return position  # type: ignore[no-any-return]
+
+
+def numbers(cursor: str, count: int, end: int) -> Sequence[int]:
+    """The position, *count* numbers below *end*, of a list in the order of tuples. Raises: as `text`."""
+    position = _position(cursor)
+    if not isinstance(position, list) or len(position) != count or not all(_is_number(item, end) for item in position):
+        raise _refused(cursor)
+    return position
 
 
 def _position(cursor: str) -> Any:

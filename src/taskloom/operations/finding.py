@@ -1,6 +1,8 @@
 """Finding tasks, and waiting for them."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -96,6 +98,20 @@ class Finding:
         until = None
         if timeout is not None:
             until = clock.now() + timedelta(seconds=number(timeout, "timeout", low=0, high=366 * 86400))
+        with self.changes(key) as changed:
+            while True:
+                changed.clear()
+                task = await self.stored(key)
+                now = clock.now()
+                if task.is_terminal:
+                    return await payloads.whole(self._backend, task)
+                if until is not None and now >= until:
+                    raise TimeoutError(f"{key} is still {task.status} after {timeout:g} s")
+                await clock.wait(changed, now + LOOK_ANYWAY if until is None else min(until, now + LOOK_ANYWAY))
+
+    @contextmanager
+    def changes(self, key: TaskKey) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the task *key* may have ended; of a sub-task, its fan-out."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
 
@@ -107,15 +123,7 @@ class Finding:
 
         end = self._backend.signals.on_change(key.parts.code, wake)
         try:
-            while True:
-                changed.clear()
-                task = await self.stored(key)
-                now = clock.now()
-                if task.is_terminal:
-                    return await payloads.whole(self._backend, task)
-                if until is not None and now >= until:
-                    raise TimeoutError(f"{key} is still {task.status} after {timeout:g} s")
-                await clock.wait(changed, now + LOOK_ANYWAY if until is None else min(until, now + LOOK_ANYWAY))
+            yield changed
         finally:
             end()
 
