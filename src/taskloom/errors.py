@@ -178,9 +178,11 @@ class Continue(BaseException):
     so that an `except Exception` of the handler does not swallow it.
     """
 
-    def __init__(self, state: object = KEEP) -> None:
+    def __init__(self, state: object = KEEP, *, reason: str = "goes on in another slice") -> None:
         self.state = state
-        super().__init__("the handler goes on in another slice")
+        self.reason = reason
+        """Stands in the history."""
+        super().__init__(f"the handler {reason}")
 
 
 class GiveUp(Exception):

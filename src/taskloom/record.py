@@ -14,6 +14,7 @@ from taskloom.model import (
     FanOut,
     HistoryEntry,
     Kind,
+    LogLine,
     Progress,
     RetryNumbers,
     TaskAttributes,
@@ -217,6 +218,25 @@ def options_of(item: Mapping[str, Any] | None) -> TaskOptions:
     retry = item.get("retry")
     numbers = retry and RetryNumbers(**{attribute: retry[name] for name, attribute in _RETRY_NUMBERS.items()})
     return TaskOptions(retry=numbers, deadline=item.get("deadline"))
+
+
+def log_item(line: LogLine) -> dict[str, Any]:
+    """A log line as it is shown: JSON values only, absent where there is no value."""
+    item: dict[str, Any] = {
+        "at": time_text(line.at),
+        "level": line.level,
+        "logger": line.logger,
+        "run": line.run,
+        "attempt": line.attempt,
+        "message": line.message,
+    }
+    if line.fields:
+        item["fields"] = dict(line.fields)
+    if line.exception is not None:
+        item["exception"] = line.exception
+    if line.dropped:
+        item["dropped"] = line.dropped
+    return item
 
 
 def cancel_item(request: CancelRequest) -> dict[str, Any]:

@@ -15,6 +15,7 @@ for _suite in (
     "queue_admin",
     "queues",
     "signals",
+    "task_logs",
     "task_store",
 ):
     pytest.register_assert_rewrite(f"tests.contract.{_suite}")

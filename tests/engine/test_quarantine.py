@@ -459,19 +459,27 @@ def test_a_claim_that_comes_to_nothing_leaves_room_for_others(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_loses_its_claim_leaves_room_for_others(backend: Backend, clock: FakeClock, kind: str) -> None:
-    """Somebody ends the one that is inside, and the heart notices."""
+    """Somebody takes the one that is inside, and ends it when the heart has noticed."""
     ward = Ward(backend, clock, kind, 3).lose_workers()
+
+    async def stored(number: int) -> Task:
+        task = await backend.store.get(ward.keys[number])
+        assert task is not None
+        return task
+
+    async def carry_out(change: Change) -> None:
+        assert isinstance(await backend.store.update(change), Written)
 
     async def main() -> list[Task]:
         async with ward.module().worker(concurrency=8):
             await ward.until(lambda: bool(ward.inside))
             (number,) = ward.inside
-            victim = await backend.store.get(ward.keys[number])
-            assert victim is not None
-            change = cancelled(victim, reason=None, by="ann", now=clock.now(), claim_id="ann")
-            assert isinstance(await backend.store.update(change), Written)
+            taken = await stored(number)
+            await carry_out(Change(key=taken.key, guard=Guard(), patch={"fence": taken.fence + 1}))
             clock.advance(LEASE / 3)
             await ward.until(lambda: number not in ward.inside)
+            taken = await stored(number)
+            await carry_out(cancelled(taken, reason=None, by="ann", now=clock.now(), claim_id="ann"))
             return await ward.ended()
 
     tasks = asyncio.run(main())

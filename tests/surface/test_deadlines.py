@@ -204,8 +204,13 @@ def test_a_task_whose_worker_died_fails(make_module: MakeModule, clock: FakeCloc
     assert task.attempt == 1
 
 
-async def comes_too_late(backend: Backend, define: Callable[[TaskModule], None]) -> TaskModule:
-    """A module whose worker finds tasks and messages of which both are due, and deals with the messages first."""
+async def comes_too_late(
+    backend: Backend, define: Callable[[TaskModule], None], task: Entity | None = None
+) -> tuple[TaskModule, TaskStatus | None]:
+    """A module whose worker finds tasks and messages of which both are due, and deals with the messages first.
+
+    With the status that *task* has in between.
+    """
     gate = Gate(lambda call: call.name == "store.list_overdue")
     module = module_over(tapped(backend, gate))
     define(module)
@@ -213,9 +218,10 @@ async def comes_too_late(backend: Backend, define: Callable[[TaskModule], None])
         await gate.held()
         for _ in range(50):  # all that it might do meanwhile
             await asyncio.to_thread(lambda: None)
+        status = None if task is None else (await look(module, task)).status
         gate.open()
         await worker.drain()
-    return module
+    return module, status
 
 
 def test_the_handler_of_an_overdue_task_is_not_called(clock: FakeClock, database: Path) -> None:
@@ -229,7 +235,7 @@ def test_the_handler_of_an_overdue_task_is_not_called(clock: FakeClock, database
     async def scenario(backend: Backend) -> list[Entity]:
         made = [await created(module_over(backend), kind, deadline=10) for kind in KINDS]
         clock.advance(10)
-        module = await comes_too_late(backend, define)
+        module, _ = await comes_too_late(backend, define)
         return [await look(module, task) for task in made]
 
     with closing(open_backend(database, clock)) as backend:
@@ -237,6 +243,24 @@ def test_the_handler_of_an_overdue_task_is_not_called(clock: FakeClock, database
     for task in tasks:
         check_late(task)
     assert ran == []
+
+
+def test_no_execution_is_started_for_an_overdue_fan_out(clock: FakeClock, database: Path) -> None:
+    """It has ended when its worker would claim it, so there is nothing to run."""
+    probe = Probe()
+
+    def define(module: TaskModule) -> None:
+        module.step_function_task("job")(lambda event: None)
+
+    async def scenario(backend: Backend) -> Entity:
+        made = await created(module_over(backend), "fan-out", deadline=10)
+        clock.advance(10)
+        module, _ = await comes_too_late(tapped(backend, probe), define)
+        return await look(module, made)
+
+    with closing(open_backend(database, clock)) as backend:
+        check_late(asyncio.run(within_patience(scenario(backend))))
+    assert probe.count("machine.start") == 0
 
 
 def test_no_sub_task_is_started_behind_the_deadline(clock: FakeClock, database: Path) -> None:
@@ -259,7 +283,7 @@ def test_no_sub_task_is_started_behind_the_deadline(clock: FakeClock, database: 
             while len(ran) < 2:
                 await asyncio.to_thread(lambda: None)
         clock.advance(10)
-        module = await comes_too_late(backend, define)
+        module, _ = await comes_too_late(backend, define)
         return await look(module, made), await sub_tasks(module, made)
 
     with closing(open_backend(database, clock)) as backend:
@@ -590,22 +614,25 @@ def test_a_fan_out_whose_worker_died_before_it_began_fails(clock: FakeClock, dat
     """It was claimed, so its execution owns it: that is started, only to end it (rule 3)."""
     ran: list[object] = []
 
+    def define(module: TaskModule) -> None:
+        module.step_function_task("job")(lambda event: ran.append(event))
+
     async def dies(call: PortCall, inner: Inner) -> Any:
         if call.name == "machine.start":
             raise StoreError("on purpose")
         return await inner()
 
     async def scenario(backend: Backend) -> tuple[Entity, list[Entity]]:
-        module, dying = module_over(backend), module_over(tapped(backend, dies))
-        for one in (module, dying):
-            one.step_function_task("job")(lambda event: ran.append(event))
-        made = await created(module, "fan-out", deadline=10)
+        dying = module_over(tapped(backend, dies))
+        define(dying)
+        made = await created(dying, "fan-out", deadline=10)
         async with dying.worker():
-            while (await look(module, made)).status is PENDING:
+            while (await look(dying, made)).status is PENDING:
                 pass
-        assert await execution_status(module, made) == ExecutionStatus.PENDING
+        assert await execution_status(dying, made) == ExecutionStatus.PENDING
         clock.advance(10)
-        await drained(module)
+        module, status = await comes_too_late(backend, define, made)
+        assert status is IN_PROGRESS, "nobody else may end it"
         assert await execution_status(module, made) == ExecutionStatus.SUCCEEDED
         return await look(module, made), await sub_tasks(module, made)
 

@@ -244,7 +244,27 @@ CREATE TABLE throughput (         -- attempts that ended, per minute
 ) WITHOUT ROWID
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5: Final = """
+CREATE TABLE task_logs (          -- what handlers logged, a row per line
+    pk TEXT NOT NULL,             -- of a sub-task: its parent's
+    code TEXT NOT NULL,
+    idx INTEGER NOT NULL,         -- of a sub-task: its number; else -1
+    run INTEGER NOT NULL,
+    fence INTEGER NOT NULL,       -- of the claim under which the attempt ran
+    number INTEGER NOT NULL,      -- within the attempt, from 0
+    dropped INTEGER NOT NULL,     -- lines of the attempt below this number were dropped by then
+    attempt INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    level TEXT NOT NULL,
+    logger TEXT NOT NULL,
+    message TEXT NOT NULL,
+    fields TEXT,                  -- JSON; NULL: none
+    exception TEXT,
+    PRIMARY KEY (pk, code, idx, run, fence, number)
+) WITHOUT ROWID
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

@@ -10,19 +10,21 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from taskloom import lifecycle
-from taskloom.errors import KEEP, ClaimLost, Continue, InvalidInput, NoHandler
+from taskloom.errors import KEEP, ClaimLost, Continue, InvalidInput, NoHandler, StoreError
 from taskloom.events.context import CURRENT, RunContext, Saves
+from taskloom.events.log_lines import LogKeeping
 from taskloom.events.registry import Handler, Registry
 from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from taskloom.execution.failures import failure
 from taskloom.execution.heart import Heart
+from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently, write
 from taskloom.lifecycle import Change, Refused
 from taskloom.model import Failure, Kind, TaskEntity
 from taskloom.policy import next_attempt_in, retry_of
 from taskloom.ports import Backend
-from taskloom.values import EncodedJson, encode, encode_checked
+from taskloom.values import EncodedJson, decode, encode, encode_checked
 
 ResultT = TypeVar("ResultT")
 
@@ -48,8 +50,9 @@ class Attempt:
         event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any],
         on_progress: Callable[[RunContext], None],
         saves: Saves,
+        keeping: LogKeeping,
     ) -> None:
-        self.context = RunContext(task, event, on_progress, saves)
+        self.context = RunContext(task, event, on_progress, saves, keeping)
         self.interruption: Interruption | None = None
         self._loop = asyncio.get_running_loop()
         self._runner: asyncio.Task[Any] | None = asyncio.current_task(self._loop)
@@ -81,8 +84,19 @@ class _Interrupted(Exception):
 class Attempts:
     """Runs attempts for one worker."""
 
-    def __init__(self, backend: Backend, registry: Registry, heart: Heart, threads: HandlerThreads, by: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        heart: Heart,
+        threads: HandlerThreads,
+        logs: LogWriter,
+        by: str,
+        log_level: int,
+    ) -> None:
         self._backend = backend
+        self._logs = logs
+        self._keeping = LogKeeping(backend.clock, log_level)
         self._registry = registry
         self._heart = heart
         self._threads = threads
@@ -108,14 +122,27 @@ class Attempts:
 
         The lease is renewed meanwhile.
         """
-        attempt = Attempt(task, event, self._heart.progressed, self._saves)
+        attempt = Attempt(task, event, self._heart.progressed, self._saves, self._keeping)
         self._running.add(attempt)
         self._heart.watch(attempt)
         try:
-            return await self._change(attempt, event)
+            change = await self._change(attempt, event)
+        except StoreError:
+            self._end_log(attempt, None)
+            raise
+        else:
+            self._end_log(attempt, change)
+            return change
         finally:
             self._running.discard(attempt)
             self._heart.forget(attempt)
+
+    def _end_log(self, attempt: Attempt, change: Change | None) -> None:
+        lines = attempt.context.end_log()
+        if lines is not None:
+            self._logs.add(lines)
+            if change is None:  # no end will be written, with which they could go
+                self._logs.write()
 
     async def _change(self, attempt: Attempt, event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any]) -> Change | None:
         task = attempt.task
@@ -142,24 +169,26 @@ class Attempts:
             results=None if reference else text,
             result_ref=reference,
             progress=attempt.context.latest,
-            has_state=attempt.context.state is not None or task.state is not None,
+            has_state=task.state is not None or attempt.context.has_saved,
             now=self._backend.clock.now(),
             by=self._by,
             claim_id=self._backend.ids.token(),
         )
 
     def _continued(self, attempt: Attempt, more: Continue) -> Change:
-        task, state = attempt.task, None
-        if more.state is not KEEP:
-            try:
-                state = _fitting(encode(more.state, "state"), self._backend)
-            except InvalidInput as error:
-                return self._raised(attempt, error)
+        task, context, state = attempt.task, attempt.context, None
+        try:
+            if more.state is not KEEP:
+                context.state = decode(encode(more.state, "state"))
+            if more.state is not KEEP or context.positions:
+                state = _fitting(context.kept(), self._backend)
+        except InvalidInput as error:
+            return self._raised(attempt, error)
         return lifecycle.continued(
             task,
             state=state,
             progress=attempt.context.latest,
-            reason="goes on in another slice",
+            reason=more.reason,
             now=self._backend.clock.now(),
             by=self._by,
             claim_id=self._backend.ids.token(),
@@ -175,7 +204,7 @@ class Attempts:
                 end = self._backend.clock.now() + timedelta(seconds=timeout)
                 if until is None or end < until:
                     until, why = end, Interruption.TIMED_OUT
-            attempt.context.until = until
+            attempt.context.limit(until)
             watch = asyncio.create_task(self._time_out(attempt, until, why))
         token = CURRENT.set(attempt.context)
         try:
@@ -287,6 +316,7 @@ class _Saves:
         change = lifecycle.checkpointed(run.task, _fitting(state, self._backend), now=self.now())
         if isinstance(await write(self._backend, change), Refused):
             raise ClaimLost(f"{run.task.id} was ended, or claimed again, since: nothing was saved")
+        run.has_saved = True
 
     def blocking(self, call: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
