@@ -749,8 +749,13 @@ def test_dead_letters_are_redriven_at_a_rate(make_module: MakeModule, clock: Fak
         async def are_left(count: int) -> bool:
             return len(await module.task_service.queues.dead_letters()) == count
 
+        async def waits() -> bool:
+            await are_left(0)  # lets the others have a turn
+            return bool(clock._waiters)
+
         for left in (3, 2, 1):
-            await until(lambda left=left: are_left(left))  # type: ignore[misc]
+            await until(waits)
+            assert await are_left(left)
             clock.advance(1.999)
             assert await are_left(left), "too early"
             assert not redriving.done()
