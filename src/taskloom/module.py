@@ -26,7 +26,7 @@ from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity
 from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, whole_number
-from taskloom.ports import Backend, Clock, Ids
+from taskloom.ports import Backend, Clock, Ids, Served
 from taskloom.service import TaskService
 from taskloom.settings import Settings
 from taskloom.state_service import StepFunctionService
@@ -276,6 +276,11 @@ class TaskModule:
             grace=timedelta(seconds=seconds),
             log_level=logging.getLevelNamesMapping()[self.settings.log_level],
         )
+
+    @property
+    def served(self) -> Served:
+        """Which tasks a worker of this module takes."""
+        return self._registry.served(None)
 
     def close(self) -> None:
         """Give back files and threads. Optional: nothing keeps a process alive, and the next use opens them again."""

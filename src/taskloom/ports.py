@@ -413,7 +413,7 @@ class QueueAdmin(Protocol):
         """All pauses, oldest first."""
 
     async def lanes(self) -> Sequence[LaneFigures]:
-        """What is in the queue, by tenant, kind and task type; costs as much as there are messages."""
+        """What is in the queue or has to come there, by tenant, kind and task type; costs as much as there is."""
 
     async def throughput(self, since: datetime) -> Sequence[Throughput]:
         """What ended in the minutes since then, oldest first: sub-tasks, single tasks and fan-outs, each by type."""

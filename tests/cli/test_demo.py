@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from taskloom.cli import app
+from taskloom.cli.commands import running
 from tests.cli.program import TIMEOUT, Program, call, command, run
 from tests.demo.test_run import entries, make_odd, plainly, with_short_errors
 
@@ -127,7 +128,7 @@ def test_the_default_is_the_standard_library(monkeypatch: pytest.MonkeyPatch, tm
         asked.append((folder, out))
         raise Enough
 
-    monkeypatch.setattr(app, "run_demo", looked_at)
+    monkeypatch.setattr(running, "run_demo", looked_at)
     with pytest.raises(Enough):
         app.run(["demo"])
     assert asked == [(STDLIB, Path("taskloom-demo"))]

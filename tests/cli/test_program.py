@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from taskloom import errors
-from taskloom.cli.exit_codes import EXIT_CODES, exit_code
+from taskloom.cli.exit_codes import EXIT_CODES, OK, OUTCOMES, TASK_OPEN, exit_code
 from taskloom.errors import MissingExtra, StoreFull, TaskloomError, TaskNotFound
 from tests.cli.program import TIMEOUT, call, command, run
 
@@ -20,8 +20,23 @@ PAGE = (ROOT / "docs" / "cli.md").read_text()
 COMMANDS = {
     "demo": ["FOLDER", "--out"],
     "worker": ["APP", "--concurrency", "--task-type", "--grace", "--processes", "--log-level"],
+    "create": [
+        "INPUT",
+        "--tenant",
+        "--type",
+        "--file",
+        "--lines",
+        "--fan-out",
+        "--name",
+        "--priority",
+        "--deadline",
+        "--idempotency-key",
+        "--by",
+        "--database",
+        "--json",
+    ],
+    "watch": ["KEY", "--timeout", "--database", "--json"],
     "show": ["KEY", "--database", "--json"],
-    "logs": ["KEY", "--follow", "--database", "--json"],
     "list": [
         "--tenant",
         "--type",
@@ -33,6 +48,18 @@ COMMANDS = {
         "--database",
         "--json",
     ],
+    "explain": ["KEY", "--database", "--json"],
+    "logs": ["KEY", "--follow", "--database", "--json"],
+    "cancel": ["KEY", "--reason", "--by", "--database"],
+    "retry": ["KEY", "--all", "--reason", "--by", "--database"],
+    "queues": ["--tenant", "--database", "--json"],
+    "pause": ["--type", "--tenant", "--reason", "--by", "--database"],
+    "resume": ["--type", "--tenant", "--database"],
+    "purge": ["--type", "--tenant", "--yes", "--reason", "--by", "--database"],
+    "dead-letters": ["ID", "--tenant", "--limit", "--cursor", "--database", "--json"],
+    "redrive": ["ID", "--all", "--tenant", "--per-second", "--by", "--database"],
+    "doctor": ["APP", "--database", "--json"],
+    "completion": ["SHELL"],
 }
 """What the commands take; a change of this is a change for users."""
 
@@ -49,7 +76,7 @@ def section(title: str) -> str:
 def test_the_commands_are_these(capsys: Capture) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    listed = re.findall(r"^  (\w+)  +(.+)$", out.partition("Commands:")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+)  +(.+)$", out.partition("Commands:")[2], re.MULTILINE)
     assert [name for name, _ in listed] == list(COMMANDS)
     assert all(text and "..." not in text for _, text in listed)
 
@@ -83,7 +110,10 @@ def test_the_documented_exit_codes_are_those_of_the_program() -> None:
         (name, int(code)) for code, _, names in rows for name in re.findall(r"`(\w+)`", names) if hasattr(errors, name)
     }
     assert documented == {(kind.__name__, code) for kind, code in EXIT_CODES}
-    assert {int(code) for code, _, _ in rows} == {0, *(code for _, code in EXIT_CODES), 130}
+    assert {int(code) for code, _, _ in rows} == {0, *(code for _, code in EXIT_CODES), *OUTCOMES.values(), 130}
+    for status, code in OUTCOMES.items():
+        said = "time is over" if code == TASK_OPEN else "done" if code == OK else str(status)
+        assert said in next(text for row, text, _ in rows if int(row) == code)
 
 
 def test_every_error_has_an_exit_code() -> None:

@@ -107,18 +107,18 @@ def test_another_tenants_new_task_waits_for_one_round(backend: Backend, concurre
     assert asyncio.run(scenario()) <= 2 * concurrency
 
 
-@pytest.mark.parametrize("concurrency", [3, 8])
-def test_a_third_tenants_new_task_waits_for_one_round(backend: Backend, concurrency: int) -> None:
-    """With several task types too, as many as there are slots."""
+@pytest.mark.parametrize(("concurrency", "task_type"), [(3, "job"), (3, "tea"), (3, "cake"), (8, "tea")])
+def test_a_third_tenants_new_task_waits_for_one_round(backend: Backend, concurrency: int, task_type: str) -> None:
+    """With several task types too, as many as there are slots; whichever it has."""
     module, course = following(backend, TYPES)
     course.at(60)
 
     async def scenario() -> int:
-        crowd = [new for task_type in TYPES for new in (*some("ann", 400, task_type), *some("bob", 100, task_type))]
+        crowd = [new for type_ in TYPES for new in (*some("ann", 400, type_), *some("bob", 100, type_))]
         await backlog(module, *crowd)
         async with module.worker(concurrency=concurrency) as worker:
             await course.come.wait()
-            new = await module.task_service.create_task(tenant_code="carl", task_type="tea")
+            new = await module.task_service.create_task(tenant_code="carl", task_type=task_type)
             since = len(course.started)
             await until_started(course, new, worker)
             return course.before(new, since)

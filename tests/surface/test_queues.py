@@ -6,10 +6,11 @@ import socket
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,13 +28,14 @@ from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded.database import BUSY_SECONDS
 from taskloom.errors import InvalidInput
 from taskloom.execution.worker import Worker
-from taskloom.model import Kind
+from taskloom.model import Kind, TaskKey
 from taskloom.operations.queues import QueueFigures
-from taskloom.ports import DeadLetter, Pause, PauseScope
+from taskloom.ports import DeadLetter, Pause, PauseScope, QueueAdmin
 from tests.engine import processes
 from tests.support.clock import FakeClock
 from tests.support.faults import DEADLINE
-from tests.support.scenarios import check_counters, check_history
+from tests.support.rows import Rows
+from tests.support.scenarios import check_counters, check_history, module_over, open_backend
 from tests.surface.running import Entity, MakeModule, drained, sub_tasks, until, within_patience
 
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
@@ -611,6 +613,45 @@ def test_purge_leaves_alone_what_runs_and_what_has_ended(make_module: MakeModule
         assert await statuses(module, [ended, again, running, parent]) == [COMPLETED, CANCELLED, COMPLETED, COMPLETED]
 
     asyncio.run(within_patience(scenario()))
+
+
+class Slow:
+    """An admin that lists what waits, and answers only when something has happened."""
+
+    def __init__(self, admin: QueueAdmin, meanwhile: Callable[[], Awaitable[Any]]) -> None:
+        self._admin = admin
+        self._meanwhile = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._admin, name)
+
+    async def waiting(self, *args: Any) -> Sequence[TaskKey]:
+        found = await self._admin.waiting(*args)
+        if found:
+            await self._meanwhile()
+        return found
+
+
+def test_purge_leaves_alone_what_has_begun_meanwhile(database: Path, clock: FakeClock) -> None:
+    """It was listed as waiting, and is claimed, or has ended, when it is looked at."""
+    backend = open_backend(database, clock)
+    rows = Rows(backend)
+    plain = module_over(backend)
+
+    async def scenario() -> None:
+        begun, ended, waits = [await create(plain) for _ in range(3)]
+        await to_queue(plain)
+
+        async def meanwhile() -> None:
+            await rows.carry_out(rows.claim(await rows.stored(begun.key)))
+            await rows.carry_out(rows.completed(await rows.carry_out(rows.claim(await rows.stored(ended.key)))))
+
+        slow = module_over(replace(backend, admin=cast("QueueAdmin", Slow(backend.admin, meanwhile))))
+        assert await slow.task_service.queues.purge(task_type="job") == 1
+        assert await statuses(plain, [begun, ended, waits]) == [IN_PROGRESS, COMPLETED, CANCELLED]
+
+    asyncio.run(within_patience(scenario()))
+    backend.close()
 
 
 def test_purge_of_more_than_a_page(make_module: MakeModule, clock: FakeClock) -> None:

@@ -9,6 +9,7 @@ import pytest
 from taskloom import Retry, StepFunctionTaskEvent, TaskQueueEvent, TaskStatus
 from taskloom.errors import InvalidInput, InvalidType
 from taskloom.events.resumable import STOPS
+from taskloom.execution import capture
 from taskloom.values import Json
 from tests.support.clock import FakeClock
 from tests.surface.running import MakeModule, fan_out, single, sub_tasks
@@ -106,6 +107,7 @@ def test_killed_now_and_then_it_loses_nothing(make_module: MakeModule, clock: Fa
         dead = asyncio.Event()
         if asyncio.run(until_death()):
             break
+        capture.end()  # which a real death does too
         clock.advance(1000)
 
     async def end() -> Any:

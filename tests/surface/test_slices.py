@@ -8,6 +8,7 @@ import pytest
 
 from taskloom import Continue, Retry, StepFunctionTaskEvent, TaskKey, TaskModule, TaskQueueEvent, TaskStatus
 from taskloom.errors import ClaimLost, InvalidInput, InvalidType
+from taskloom.execution import capture
 from tests.support.clock import FakeClock
 from tests.surface.running import MakeModule, fan_out, single, sub_tasks
 
@@ -272,6 +273,7 @@ def test_a_killed_worker_loses_nothing_that_was_saved(make_module: MakeModule, c
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(_cancelled(die()))
+    capture.end()  # which a real death does too
     task = asyncio.run(go_on(module))
     assert (task.status, task.result, task.attempt) == (COMPLETED, "half", 2)
 

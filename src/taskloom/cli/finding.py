@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from taskloom.errors import InvalidInput
+from taskloom.model import TaskKey
 from taskloom.module import TaskModule
 from taskloom.settings import Settings
 
 APP = "APP"
+KEY = "KEY"
 
 
 def find_module(spec: str) -> TaskModule:
@@ -74,6 +76,16 @@ def _made(factory: object, spec: str) -> TaskModule:
     if not isinstance(made, TaskModule):
         raise InvalidInput(APP, f"{spec!r} returns a {type(made).__name__}", "return a TaskModule")
     return made
+
+
+def find_key(text: str) -> TaskKey:
+    """The key whose id is *text*. Raises: InvalidInput."""
+    try:
+        return TaskKey.parse(text)
+    except InvalidInput as error:
+        raise InvalidInput(
+            KEY, f"{text[:400]!r} names no task", "give the id of a task, as `taskloom list` prints it"
+        ) from error
 
 
 def open_database(path: Path | None) -> TaskModule:

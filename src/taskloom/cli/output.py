@@ -33,6 +33,16 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
+def say(text: str) -> None:
+    """Print *text* on the standard output."""
+    print(visible(text))
+
+
+def complain(error: object) -> None:
+    """Say on the standard error what went wrong."""
+    print(f"Error: {visible(str(error))}", file=sys.stderr)
+
+
 def _visible(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 

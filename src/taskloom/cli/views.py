@@ -29,6 +29,11 @@ def print_json(console: Console, value: Any) -> None:
     console.file.write(json.dumps(value, indent=2) + "\n")
 
 
+def print_compact(console: Console, value: Any) -> None:
+    """*value* as JSON on a line of its own."""
+    console.file.write(json.dumps(value) + "\n")
+
+
 def page_item(page: Page[TaskEntity[Any]]) -> dict[str, Any]:
     """A page as JSON: the tasks as they are stored, and where the next page begins."""
     return {"items": [to_item(task) for task in page.items], "cursor": page.cursor}
@@ -43,13 +48,13 @@ def print_page(console: Console, page: Page[TaskEntity[Any]]) -> None:
             [
                 cell(time_text(task.created_at)),
                 cell(task.status, STYLES[task.status]),
-                cell(_progress(task)),
+                cell(progress_text(task)),
                 cell(task.name),
                 cell(task.id),
             ]
             for task in page.items
         ]
-        print_columns(console, [_head("CREATED", "STATUS", "PROGRESS", "NAME", "ID"), *tasks])
+        print_columns(console, [head("CREATED", "STATUS", "PROGRESS", "NAME", "ID"), *tasks])
     if page.cursor is not None:
         console.print(f"more: --cursor {page.cursor}", soft_wrap=True)
 
@@ -93,7 +98,7 @@ def print_task(console: Console, task: TaskEntity[Any]) -> None:
     )
     if task.history:
         console.print()
-        print_columns(console, [_head("AT", "STATUS", "RUN", "ATTEMPT", "BY", "REASON"), *map(_entry, task.history)])
+        print_columns(console, [head("AT", "STATUS", "RUN", "ATTEMPT", "BY", "REASON"), *map(_entry, task.history)])
     if task.error is not None and task.error.traceback is not None:
         console.print()
         for line in task.error.traceback.rstrip("\n").split("\n"):
@@ -105,11 +110,10 @@ def _fields(task: TaskEntity[Any]) -> Iterator[tuple[str, str]]:
     yield "kind", _KINDS[task.kind]
     yield "name", task.name
     yield "status", str(task.status)
-    if progress := _progress(task):
+    if progress := progress_text(task):
         yield "progress", progress
-    if task.rate is not None:
-        left = f", {seconds_text(task.seconds_left)} left" if task.seconds_left else ""
-        yield "rate", f"{task.rate:,.1f}/s{left}"
+    if rate := rate_text(task):
+        yield "rate", rate
     yield "created", f"{time_text(task.created_at)}{f' by {task.created_by}' if task.created_by else ''}"
     for name, at in (
         ("started", task.started_at),
@@ -153,11 +157,13 @@ def _entry(entry: HistoryEntry) -> list[Text]:
     ]
 
 
-def _head(*names: str) -> list[Text]:
+def head(*names: str) -> list[Text]:
+    """The first row of a table."""
     return [cell(name, "bold") for name in names]
 
 
-def _progress(task: TaskEntity[Any]) -> str:
+def progress_text(task: TaskEntity[Any]) -> str:
+    """How far *task* is: `3 of 4, nearly`; empty when nobody said."""
     attributes, progress = task.attributes, task.progress
     if attributes.sub_task_count is not None:
         failed = f", {attributes.sub_task_failed_count:,} failed" if attributes.sub_task_failed_count else ""
@@ -167,6 +173,14 @@ def _progress(task: TaskEntity[Any]) -> str:
         return ""
     total = "" if progress.total is None else f" of {progress.total:,}"
     return f"{progress.done:,}{total}" + (f", {progress.message}" if progress.message else "")
+
+
+def rate_text(task: TaskEntity[Any]) -> str:
+    """How fast *task* goes on, and how long it will take: `1,234.5/s, 4:10 left`; empty when nobody knows."""
+    if task.rate is None:
+        return ""
+    left = f", {seconds_text(task.seconds_left)} left" if task.seconds_left else ""
+    return f"{task.rate:,.1f}/s{left}"
 
 
 def _value(value: Any) -> str:

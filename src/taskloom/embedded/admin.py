@@ -21,8 +21,11 @@ _RESUME: Final = "DELETE FROM pauses WHERE scope = ? AND name = ?"
 _PAUSES: Final = "SELECT scope, name, at, reason, by FROM pauses ORDER BY at, scope, name"
 _LANES: Final = (
     "SELECT tenant, route, sum(visible_at <= ?1), sum(visible_at > ?1 AND held = 0), "
-    "sum(visible_at > ?1 AND held = 1), min(CASE WHEN visible_at <= ?1 THEN visible_at END) FROM queue "
-    "GROUP BY tenant, route ORDER BY tenant, route"
+    "sum(visible_at > ?1 AND held = 1), min(CASE WHEN visible_at <= ?1 THEN visible_at END) FROM ("
+    "SELECT tenant, route, visible_at, held FROM queue UNION ALL "  # and what no worker has put into it yet:
+    "SELECT substr(s.pk, instr(s.pk, '#') + 1), substr(s.pk, 1, instr(s.pk, '#')) || t.type, "
+    "max(s.take_at, t.updated_at), 0 FROM stream AS s JOIN tasks AS t ON t.pk = s.pk AND t.code = s.code "
+    "WHERE t.dispatch IS NOT NULL) GROUP BY tenant, route ORDER BY tenant, route"
 )
 _THROUGHPUT: Final = "SELECT minute, route, completed, failed FROM throughput WHERE minute >= ? ORDER BY minute, route"
 _MESSAGE: Final = (

@@ -102,7 +102,7 @@ class Attempts:
         self._threads = threads
         self._by = by
         self._running: set[Attempt] = set()
-        self._saves = _Saves(backend)
+        self._saves: _Saves | None = None
 
     def stop_at(self, until: datetime) -> None:
         """The worker stops: what runs then is interrupted."""
@@ -122,6 +122,8 @@ class Attempts:
 
         The lease is renewed meanwhile.
         """
+        if self._saves is None:  # here there is an event loop
+            self._saves = _Saves(self._backend)
         attempt = Attempt(task, event, self._heart.progressed, self._saves, self._keeping)
         self._running.add(attempt)
         self._heart.watch(attempt)
