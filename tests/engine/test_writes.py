@@ -1,0 +1,126 @@
+"""Patience with a storage that is busy: how often it is asked again, and how long is waited in between."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from taskloom import TaskQueueEvent
+from taskloom.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull
+from taskloom.execution.endings import Endings
+from taskloom.execution.writes import patiently
+from taskloom.ports import Backend, Delivery, Served
+from tests.support.faults import DEADLINE, Inner, PortCall, Probe, tapped
+from tests.support.scenarios import TENANT, HastyClock, module_over
+
+
+class Pauses(HastyClock):
+    """A clock on which these pauses are over at once; it notes them."""
+
+    def __init__(self, *pauses: float) -> None:
+        super().__init__()
+        self._pauses = {timedelta(seconds=pause) for pause in pauses}
+        self.noted: list[float] = []
+
+    async def wait(self, event: asyncio.Event, until: datetime | None) -> bool:
+        pause = None if until is None else until - self.now()
+        if pause in self._pauses:
+            self.noted.append(pause.total_seconds())
+            self.advance(pause.total_seconds())
+        return await super().wait(event, until)
+
+
+@pytest.mark.parametrize("error", [StoreBusy, StoreFull])
+@pytest.mark.parametrize("failures", [0, 1, 5, 6])
+def test_a_busy_storage_is_asked_six_times_ever_more_slowly(failures: int, error: type[StoreError]) -> None:
+    pauses = [0.05, 0.1, 0.2, 0.4, 0.8]
+    clock, calls = Pauses(*pauses), 0
+
+    async def call() -> int:
+        nonlocal calls
+        calls += 1
+        if calls <= failures:
+            raise error(f"failure {calls}")
+        return calls
+
+    async def main() -> None:
+        if failures < 6:
+            assert await patiently(clock, call) == failures + 1
+        else:
+            with pytest.raises(error, match="failure 6"):
+                await patiently(clock, call)
+
+    asyncio.run(main())
+    assert clock.noted == pauses[:failures]
+    assert calls == min(failures + 1, 6)
+
+
+@pytest.mark.parametrize("error", [StoreCorrupt, StoreError])
+def test_a_storage_that_will_not_get_better_is_asked_once(error: type[StoreError]) -> None:
+    calls = 0
+
+    async def call() -> None:
+        nonlocal calls
+        calls += 1
+        raise error("on purpose")
+
+    with pytest.raises(error):
+        asyncio.run(patiently(Pauses(), call))
+    assert calls == 1
+
+
+def test_a_message_that_storage_errors_hold_up_comes_again_ever_later(backend: Backend) -> None:
+    """Up to a minute; the number of its deliveries decides."""
+    probe = Probe()
+    over = tapped(backend, probe)
+    let_go: list[Delivery] = []
+    work: list[asyncio.Task[None]] = []
+
+    def spawn(coroutine: Coroutine[Any, Any, None]) -> None:
+        work.append(asyncio.create_task(coroutine))
+
+    async def main() -> None:
+        await module_over(backend).task_service.create_task(tenant_code=TENANT, task_type="cat")
+        await backend.stream.forward(10)
+        served = Served(tasks=None, fan_outs=None)
+        (delivery,) = await backend.queue.receive(served, 1, visible_at=backend.clock.now() + timedelta(seconds=60))
+        endings = Endings(over, let_go.append, spawn)
+        for received in (1, 2, 3, 9, 10, 1_000):
+            endings.postpone(replace(delivery, received=received), StoreBusy("on purpose"))
+            await asyncio.gather(*work)
+        waits = [(call.args[1] - backend.clock.now()).total_seconds() for call in probe.named("queue.release")]
+        assert waits == [0.2, 0.4, 0.8, 51.2, 60, 60]
+        assert len(let_go) == len(waits)
+
+    asyncio.run(main())
+
+
+def test_a_worker_looks_for_work_ever_more_slowly_while_the_storage_fails(backend: Backend) -> None:
+    """Up to a minute; after a success it begins anew."""
+    pauses = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60]
+    clock = Pauses(*pauses)
+    rounds = [*[True] * len(pauses), False, True, True, False]
+    fails = iter(rounds)
+
+    async def failing(call: PortCall, inner: Inner) -> Any:
+        if call.name == "queue.receive" and next(fails, False):
+            raise StoreError("on purpose")
+        return await inner()
+
+    module = module_over(tapped(replace(backend, clock=clock), failing))
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        pass
+
+    async def main() -> None:
+        async with module.worker() as worker, asyncio.timeout(DEADLINE):
+            for _ in range(2):
+                await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
+                await worker.drain()
+
+    asyncio.run(main())
+    assert clock.noted == [*pauses, 0.2, 0.4]
