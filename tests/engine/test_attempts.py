@@ -1,6 +1,7 @@
 """What handlers may do wrong, and what is kept of it; timeouts; results of any size."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskloom import GiveUp, Retry, RetryAfter, StepFunctionTaskEvent, TaskQueueEvent, TaskStatus
+from taskloom.execution.attempt import Attempt
 from taskloom.model import TaskEntity
 from taskloom.ports import Backend
 from tests.support.clock import FakeClock
@@ -422,5 +424,38 @@ def test_an_awaitable_that_a_plain_function_returns_is_awaited(
         task = await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
         await work(module)
         assert (await module.task_service.get_task(task.key)).result == "awaited"
+
+    asyncio.run(main())
+
+
+# --- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_kept_of_an_attempt_that_is_over(backend: Backend) -> None:
+    """However it ended: a worker that runs for months must not grow."""
+    module = module_over(backend)
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        event.progress(1)
+        if event.task.input == "raises":
+            raise ValueError
+
+    @module.step_function_task("cat")
+    def cats(event: StepFunctionTaskEvent) -> None:
+        event.progress(1)
+
+    def attempts() -> int:
+        gc.collect()
+        return sum(isinstance(found, Attempt) for found in gc.get_objects())
+
+    async def main() -> None:
+        async with module.worker() as worker:
+            before = attempts()
+            for input in ("returns", "raises"):
+                await module.task_service.create_task(tenant_code=TENANT, task_type="cat", input=input)
+            await module.task_service.create_step_function_task(tenant_code=TENANT, task_type="cat", input=range(3))
+            await worker.drain()
+            assert attempts() <= before
 
     asyncio.run(main())

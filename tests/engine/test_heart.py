@@ -434,6 +434,42 @@ def test_a_sub_task_whose_claim_is_lost_is_looked_at_again(backend: Backend, clo
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SUB_TASK])
+def test_a_handler_is_told_within_a_second_that_it_was_cancelled(
+    backend: Backend, clock: FakeClock, kind: Kind
+) -> None:
+    """As promised; in virtual time, so that no other beat tells it."""
+    module = module_over(backend)
+    inside, told = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: TaskQueueEvent | StepFunctionTaskEvent) -> None:
+        inside.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            told.set()
+            raise
+
+    module.task("cat")(handle)
+    module.step_function_task("cat")(handle)
+
+    async def main() -> None:
+        tasks = module.task_service
+        if kind is Kind.TASK:
+            task = await tasks.create_task(tenant_code=TENANT, task_type="cat")
+        else:
+            task = await tasks.create_step_function_task(tenant_code=TENANT, task_type="cat", input=[1])
+        async with module.worker() as worker, asyncio.timeout(DEADLINE):
+            await inside.wait()
+            await tasks.cancel_task(task.key)
+            clock.advance(1)
+            await told.wait()
+            await worker.drain()
+        assert (await look(backend, task)).status is TaskStatus.CANCELLED
+
+    asyncio.run(main())
+
+
 # --- progress --------------------------------------------------------------------------------------------------------
 
 

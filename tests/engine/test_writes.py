@@ -102,8 +102,7 @@ def test_a_worker_looks_for_work_ever_more_slowly_while_the_storage_fails(backen
     """Up to a minute; after a success it begins anew."""
     pauses = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60]
     clock = Pauses(*pauses)
-    rounds = [*[True] * len(pauses), False, True, True, False]
-    fails = iter(rounds)
+    fails = iter([*[True] * len(pauses), False, True, True, False])
 
     async def failing(call: PortCall, inner: Inner) -> Any:
         if call.name == "queue.receive" and next(fails, False):
@@ -117,10 +116,15 @@ def test_a_worker_looks_for_work_ever_more_slowly_while_the_storage_fails(backen
         pass
 
     async def main() -> None:
-        async with module.worker() as worker, asyncio.timeout(DEADLINE):
-            for _ in range(2):
-                await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
-                await worker.drain()
+        nonlocal fails
+        for _ in range(2):
+            await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
+        async with module.worker(concurrency=1) as worker, asyncio.timeout(DEADLINE):
+            await worker.drain()
+            assert clock.noted == [*pauses, 0.2, 0.4], "a success that leaves more to do"
+            fails = iter([True, True])
+            await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
+            await worker.drain()
+            assert clock.noted == [*pauses, 0.2, 0.4, 0.2, 0.4], "a success after which nothing is left"
 
     asyncio.run(main())
-    assert clock.noted == [*pauses, 0.2, 0.4]
