@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taskloom.errors import GiveUp, RetryAfter, TaskloomError
+    from taskloom.errors import Continue, GiveUp, RetryAfter, TaskloomError
     from taskloom.events.context import current
     from taskloom.events.factory import EventFactory, EventFactoryAddedTask, ITaskQueueEventFactory
     from taskloom.events.marks import IEvent, IEventHandler, event_factory, event_handler
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from taskloom.state_service import StepFunctionService
 
 _HOMES = {
+    "Continue": "errors",
     "EventFactory": "events.factory",
     "EventFactoryAddedTask": "events.factory",
     "GiveUp": "errors",
@@ -48,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Continue",
     "EventFactory",
     "EventFactoryAddedTask",
     "GiveUp",

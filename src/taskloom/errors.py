@@ -19,10 +19,10 @@ TaskloomError
     ├── StoreFull                   ... until there is room (retryable)
     └── StoreCorrupt                ... and will not, without repair
 
-Beside the tree stand the two signals that a handler raises on purpose: `RetryAfter` and `GiveUp`.
+Beside the tree stand the signals that a handler raises on purpose: `RetryAfter`, `GiveUp` and `Continue`.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class TaskloomError(Exception):
@@ -157,6 +157,10 @@ class StoreCorrupt(StoreError):
     """The file is no Taskloom database, or is damaged."""
 
 
+KEEP: Final = object()
+"""Stands for no state at all, since None is one."""
+
+
 class RetryAfter(Exception):
     """Raised by a handler: try again in *seconds*, whatever the backoff says; counts as an attempt."""
 
@@ -165,6 +169,20 @@ class RetryAfter(Exception):
             raise InvalidInput("seconds", f"{seconds!r} is not between 0 and a year", "give a delay in seconds")
         self.seconds = float(seconds)
         super().__init__(reason or f"the handler asked to be tried again in {seconds:g} s")
+
+
+class Continue(BaseException):
+    """Raised by a handler: end this slice, and go on at once in a new one, which finds *state* in `event.state`.
+
+    Not a failure, and no attempt is counted. Without *state* what was saved by `checkpoint` stays. It is no Exception,
+    so that an `except Exception` of the handler does not swallow it.
+    """
+
+    def __init__(self, state: object = KEEP, *, reason: str = "goes on in another slice") -> None:
+        self.state = state
+        self.reason = reason
+        """Stands in the history."""
+        super().__init__(f"the handler {reason}")
 
 
 class GiveUp(Exception):

@@ -232,6 +232,26 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """What a handler logged."""
+
+    at: datetime
+    level: str
+    """The name of the level: INFO, WARNING, …"""
+    logger: str
+    run: int
+    attempt: int
+    message: str
+    """Bounded; a longer one was cut."""
+    fields: Mapping[str, Json]
+    """What was given as `extra`; a value that is no JSON is shown by its `repr`."""
+    exception: str | None = None
+    """The traceback that was logged with it, bounded."""
+    dropped: int = 0
+    """How many lines of the same attempt came between this one and the one before it, and were dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """An error as data."""
 
@@ -382,6 +402,8 @@ class TaskEntity(Generic[InputT]):
     priority: int = DEFAULT_PRIORITY
     """0 to 9; those with a higher one go first."""
     options: TaskOptions = NO_OPTIONS
+    state: Json = None
+    """What the handler saved for its next attempt or slice; None when nothing, or when the task ended well."""
     progress: Progress | None = None
     execution_arn: str | None = None
     fan_out: FanOut | None = None

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -273,6 +274,7 @@ class TaskModule:
             task_types=None if task_types is None else frozenset(model.task_type(item) for item in task_types),
             lease=timedelta(seconds=self.settings.lease_seconds),
             grace=timedelta(seconds=seconds),
+            log_level=logging.getLevelNamesMapping()[self.settings.log_level],
         )
 
     def close(self) -> None:

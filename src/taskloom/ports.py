@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from taskloom.lifecycle import Change, Refused, Standing, Written
-from taskloom.model import Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
+from taskloom.model import Kind, LogLine, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
 from taskloom.values import EncodedJson, Json
 
 
@@ -133,6 +133,12 @@ class TaskStore(Protocol):
         """At most *limit* open top-level tasks whose `deadline_at` has come, earliest first.
 
         Without those that have `cancel_requested`: their execution will end them.
+        """
+
+    async def list_stranded(self, limit: int) -> Sequence[TaskEntity]:
+        """At most *limit* open top-level tasks that nothing will bring back: due, without a live claim, and without a
+        record on the change stream or a message in the queue (of fan-outs also those of their executions). Exact, or
+        as well as the backend can tell.
         """
 
     async def next_deadline(self) -> datetime | None:
@@ -427,6 +433,15 @@ class QueueAdmin(Protocol):
     async def remove_dead_letters(self, ids: Sequence[int]) -> None:
         """Forget these dead letters."""
 
+    async def take_duty(self, name: str, now: datetime, until: datetime) -> bool:
+        """Whether the caller is the one to do what all workers need done; nobody else is before *until*."""
+
+    async def report_duty(self, name: str, facts: Mapping[str, Json]) -> None:
+        """What came of it."""
+
+    async def duty(self, name: str) -> Mapping[str, Json] | None:
+        """What was reported last; None when nothing was."""
+
     async def beat(self, worker: WorkerFacts) -> None:
         """The worker lives. Best effort."""
 
@@ -506,6 +521,12 @@ class StateMachine(Protocol):
         message was delivered again.
         """
 
+    async def revive(self, key: TaskKey, run: int) -> bool:
+        """Have the execution of the fan-out *key* go on with a collect, if it runs but nothing of it is on its way.
+
+        Whether that was so.
+        """
+
     async def hurry(self, key: TaskKey, run: int) -> None:
         """The fan-out *key* is to end: what its execution of this run waits for is done now. Best effort."""
 
@@ -549,6 +570,50 @@ class PayloadStore(Protocol):
         """The items with these indexes (consecutive); costs no more for a large list than for a small one."""
 
 
+class LogPosition(NamedTuple):
+    """Where a log line stands among those of its task; they are in this order."""
+
+    run: int
+    fence: int
+    """Of the claim, so that lines of two attempts never mix."""
+    number: int
+    """Within the attempt, from 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogBatch:
+    """Neighbouring log lines of one attempt."""
+
+    key: TaskKey
+    run: int
+    fence: int
+    first: int
+    """The number of the first of *lines*."""
+    lines: Sequence[LogLine]
+    """At least one, at most 1,000 and 256 KB; each with the same run and attempt."""
+    dropped: int
+    """Of the attempt all lines with a lower number are dropped; at most `first`."""
+
+
+class TaskLogs(Protocol):
+    """Where the log lines of tasks and sub-tasks are kept. Nothing of it is ever listed or streamed as a task."""
+
+    async def append(self, batches: Sequence[LogBatch]) -> None:
+        """Keep the lines of *batches*, and remove those that are dropped.
+
+        Idempotent: a line that is there already stays as it is; one that was dropped does not come back, in whatever
+        order the batches of an attempt arrive. Whether the task is still there, and who holds it, does not matter.
+        Not atomic: when it raises, some may be kept. A power cut may take what was written last.
+        """
+
+    async def read(self, key: TaskKey, after: LogPosition | None, limit: int) -> Sequence[tuple[LogPosition, LogLine]]:
+        """At most *limit* lines of the task or sub-task *key* behind *after* (None: from the first one), in order.
+
+        May be fewer though more follow; nothing comes back only where there are no more. Sees every `append` that was
+        answered before the call. Lines of a sub-task are not those of its parent.
+        """
+
+
 class Signals(Protocol):
     """Wake-ups. A signal may be lost, late or needless: whoever waits for one also looks by itself now and then."""
 
@@ -570,6 +635,7 @@ class Backend:
     queue: Queue
     machine: StateMachine
     payloads: PayloadStore
+    logs: TaskLogs
     signals: Signals
     admin: QueueAdmin
     stream_arn: str

@@ -14,6 +14,7 @@ from taskloom.model import (
     FanOut,
     HistoryEntry,
     Kind,
+    LogLine,
     Progress,
     RetryNumbers,
     TaskAttributes,
@@ -95,6 +96,8 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         item["options"] = options_item(task.options)
     if task.priority != DEFAULT_PRIORITY:
         item["priority"] = task.priority
+    if task.state is not None:
+        item["state"] = task.state
     if task.lost:
         item["lost"] = task.lost
     if task.history_dropped:
@@ -135,6 +138,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             cancel_requested=cancel_of(item.get("cancelRequested")),
             options=options_of(item.get("options")),
             lost=int(item.get("lost", 0)),
+            state=item.get("state"),
             priority=int(item.get("priority", DEFAULT_PRIORITY)),
             history_dropped=int(item.get("historyDropped", 0)),
             history=tuple(_entry(entry) for entry in item.get("history", ())),
@@ -214,6 +218,25 @@ def options_of(item: Mapping[str, Any] | None) -> TaskOptions:
     retry = item.get("retry")
     numbers = retry and RetryNumbers(**{attribute: retry[name] for name, attribute in _RETRY_NUMBERS.items()})
     return TaskOptions(retry=numbers, deadline=item.get("deadline"))
+
+
+def log_item(line: LogLine) -> dict[str, Any]:
+    """A log line as it is shown: JSON values only, absent where there is no value."""
+    item: dict[str, Any] = {
+        "at": time_text(line.at),
+        "level": line.level,
+        "logger": line.logger,
+        "run": line.run,
+        "attempt": line.attempt,
+        "message": line.message,
+    }
+    if line.fields:
+        item["fields"] = dict(line.fields)
+    if line.exception is not None:
+        item["exception"] = line.exception
+    if line.dropped:
+        item["dropped"] = line.dropped
+    return item
 
 
 def cancel_item(request: CancelRequest) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from typing import Any, Literal, TypeAlias
 
 from taskloom import payloads
 from taskloom.events.registry import Registry
-from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Page, TaskEntity, TaskKey, TaskStatus
+from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.creation import Creation, NewTask
 from taskloom.operations.explaining import Explaining, Explanation
 from taskloom.operations.finding import Finding
+from taskloom.operations.logs import Logs
 from taskloom.operations.queues import Queues
 from taskloom.operations.steering import Steering
 from taskloom.policy import Retry
@@ -26,6 +27,7 @@ class TaskService:
         self._creation = Creation(backend, registry, self._finding, idempotency_ttl=idempotency_ttl)
         self._steering = Steering(backend, self._finding)
         self._explaining = Explaining(backend, registry, self._finding)
+        self._logs = Logs(backend, self._finding)
         self.queues = Queues(backend, self._finding, self._steering)
         """For operators: depths, workers, pauses, purging, dead letters."""
 
@@ -183,6 +185,26 @@ class TaskService:
     async def explain(self, key: TaskKey) -> Explanation:
         """Where the task *key* stands and why: in plain words, and as data. Raises: TaskNotFound, InvalidInput."""
         return await self._explaining.explain(key)
+
+    async def logs(self, key: TaskKey, after: str | None = None, limit: int = 1000) -> Page[LogLine]:
+        """At most *limit* (1–1000) lines that handlers logged for the task or sub-task *key*, oldest first; of all runs
+        and attempts.
+
+        *after*: the `cursor` of an earlier page. That of the last page leads on, too: to the lines that are written
+        from then on. A page without lines says that there are no more at present. At most 1,000 lines and 256 KB of an
+        attempt are kept, the newest ones; `line.dropped` counts what is missing before a line. A running attempt's
+        lines are written once a second. Raises: TaskNotFound, InvalidInput, InvalidType.
+        """
+        return await self._logs.page(key, after=after, limit=limit)
+
+    async def follow_logs(self, key: TaskKey) -> AsyncIterator[LogLine]:
+        """The lines of the task or sub-task *key* from the first one on, as they come, until it has ended.
+
+        They come a second late at most; nothing comes of an attempt that lost its claim once the next one has logged.
+        Raises: as `logs`.
+        """
+        async for line in self._logs.follow(key):
+            yield line
 
     async def cancel_task(self, key: TaskKey, *, reason: str | None = None, by: str | None = None) -> TaskEntity[Any]:
         """End the task *key*. It is CANCELLED when this returns, but a running fan-out ends a little later: see `wait`.

@@ -14,6 +14,7 @@ PREFIX: Final = "TASKLOOM_"
 
 BackendName = Literal["embedded"]
 Synchronous = Literal["FULL", "NORMAL"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 def _environment(name: str, default: Any, parse: Callable[[str], Any] = str) -> Callable[[], Any]:
@@ -64,10 +65,13 @@ class Settings:
     """Seconds for which an idempotency key is remembered."""
     retry: Retry | None = field(default_factory=_environment("retry", None, _retry))
     """For task types without a policy of their own; None: the first exception is final."""
+    log_level: LogLevel = field(default_factory=_environment("log_level", "INFO"))
+    """Which lines that handlers log are kept with their task: those of this level and above."""
 
     def __post_init__(self) -> None:
         _one_of(self.backend, "backend", get_args(BackendName))
         _one_of(self.synchronous, "synchronous", get_args(Synchronous))
+        _one_of(self.log_level, "log_level", get_args(LogLevel))
         _file(self.database)
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)

@@ -50,7 +50,15 @@ def _iterate(
             except StopAsyncIteration:
                 return None
 
-        while (item := self._thread.submit(following()).result()) is not None:
+        while True:
+            future = self._thread.submit(following())
+            try:
+                item = future.result()
+            except BaseException:
+                future.cancel()
+                raise
+            if item is None:
+                return
             yield item[0]
 
     iterate.__name__, iterate.__doc__ = method.__name__, method.__doc__
@@ -69,6 +77,8 @@ class SyncTaskService(_Blocking[TaskService]):
     list_sub_tasks = _call(TaskService.list_sub_tasks)
     iter_sub_tasks = _iterate(TaskService.iter_sub_tasks)
     wait = _call(TaskService.wait)
+    logs = _call(TaskService.logs)
+    follow_logs = _iterate(TaskService.follow_logs)
     cancel_task = _call(TaskService.cancel_task)
     retry_task = _call(TaskService.retry_task)
     explain = _call(TaskService.explain)
@@ -87,6 +97,7 @@ class SyncQueues(_Blocking[Queues]):
     pause = _call(Queues.pause)
     resume = _call(Queues.resume)
     pauses = _call(Queues.pauses)
+    repairs = _call(Queues.repairs)
     purge = _call(Queues.purge)
     dead_letters = _call(Queues.dead_letters)
     iter_dead_letters = _iterate(Queues.iter_dead_letters)

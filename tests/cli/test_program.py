@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": ["FOLDER", "--out"],
     "worker": ["APP", "--concurrency", "--task-type", "--grace", "--processes", "--log-level"],
     "show": ["KEY", "--database", "--json"],
+    "logs": ["KEY", "--follow", "--database", "--json"],
     "list": [
         "--tenant",
         "--type",
@@ -58,7 +59,7 @@ def test_every_command_has_help(name: str, capsys: Capture) -> None:
     """And every option of it a text."""
     code, out, _ = call(capsys, name, "--help")
     assert code == 0
-    options = re.findall(r"^  (?:-h, )?(--[\w-]+)(.*(?:\n {10,}\S.*)*)", out, re.MULTILINE)
+    options = re.findall(r"^  (?:-\w, )?(--[\w-]+)(.*(?:\n {10,}\S.*)*)", out, re.MULTILINE)
     assert {option for option, _ in options} == {item for item in COMMANDS[name] if item.startswith("--")} | {"--help"}
     for option, text in options:
         assert len(text.split()) > 3, option

@@ -12,8 +12,10 @@ for _suite in (
     "idempotency",
     "ids",
     "payloads",
+    "queue_admin",
     "queues",
     "signals",
+    "task_logs",
     "task_store",
 ):
     pytest.register_assert_rewrite(f"tests.contract.{_suite}")

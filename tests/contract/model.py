@@ -76,6 +76,8 @@ def patched(task: TaskEntity, change: Change) -> TaskEntity:
     patch: Patch = change.patch
     fields: dict[str, Any] = {name: value for name, value in patch.items() if name not in _ATTRIBUTES}
     attributes: dict[str, Any] = {name: value for name, value in patch.items() if name in _ATTRIBUTES}
+    if fields.get("state") is not None:
+        fields["state"] = decode(fields["state"])
     if attributes.get("results") is not None:
         attributes["results"] = decode(attributes["results"])
     for name, amount in (change.add or {}).items():

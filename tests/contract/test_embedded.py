@@ -15,9 +15,11 @@ from tests.contract.deadlines import DeadlinesContract
 from tests.contract.executions import StateMachineContract
 from tests.contract.idempotency import IdempotencyContract
 from tests.contract.payloads import PayloadStoreContract
+from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queues import QueueContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
+from tests.contract.task_logs import TaskLogsContract
 from tests.contract.task_store import TaskStoreContract
 from tests.support.clock import FakeClock
 
@@ -49,11 +51,19 @@ class TestSqliteQueue(QueueContract):
     pass
 
 
+class TestSqliteQueueAdmin(QueueAdminContract):
+    pass
+
+
 class TestSqliteStateMachine(StateMachineContract):
     pass
 
 
 class TestSqlitePayloadStore(PayloadStoreContract):
+    pass
+
+
+class TestSqliteTaskLogs(TaskLogsContract):
     pass
 
 

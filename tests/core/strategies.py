@@ -155,6 +155,7 @@ def entities(draw: st.DrawFn, kind: Kind | None = None) -> TaskEntity[Any]:
         execution_arn=draw(optional_texts),
         deadline_at=draw(optional_times),
         lost=draw(st.integers(0, 9)),
+        state=draw(json_values),
         options=draw(options),
         history_dropped=draw(_counts),
         fan_out=draw(fan_outs) if fan_out and draw(st.booleans()) else None,

@@ -70,11 +70,13 @@ def test_every_trigger_is_in_the_table_and_leads_to_one_end() -> None:
 def test_the_design_allows_each_row() -> None:
     """Design, section 1: PENDING → IN_PROGRESS → an end; IN_PROGRESS → PENDING is a retry or a suspension.
 
-    And a task that nothing will ever run goes from PENDING to FAILED (rule 1); a reclaim stays IN_PROGRESS.
+    And a task that nothing will ever run goes from PENDING to FAILED (rule 1); a reclaim stays IN_PROGRESS, a repair
+    changes nothing.
     """
     assert {
         (PENDING, IN_PROGRESS),
         (PENDING, FAILED),
+        (PENDING, PENDING),
         (IN_PROGRESS, IN_PROGRESS),
         (IN_PROGRESS, PENDING),
         (IN_PROGRESS, COMPLETED),
@@ -99,6 +101,10 @@ OF_A_CLAIM: Final[Mapping[str, Builder]] = {
         task, FAILURE, at=NOW + timedelta(seconds=5), progress=None, **_ends
     ),
     "given_back": lambda task: lifecycle.given_back(task, "the worker stopped", **_ends),
+    "continued": lambda task: lifecycle.continued(
+        task, state=EncodedJson("1"), progress=Progress(done=1), reason="more", **_ends
+    ),
+    "checkpointed": lambda task: lifecycle.checkpointed(task, EncodedJson("1"), now=NOW),
     "renewed": lambda task: lifecycle.renewed(task, until=NOW + timedelta(seconds=60), now=NOW),
     "progressed": lambda task: lifecycle.progressed(task, Progress(done=1), now=NOW),
     "cancelled, by its worker": lambda task: lifecycle.cancelled(task, reason=None, worker=True, **_ends),
@@ -118,6 +124,7 @@ OTHERS: Final[Mapping[str, Builder]] = {
     "claim, for the last time": lambda task: _change(lifecycle.claim(task.key, task, task.kind, claimant(max_lost=1))),
     "first_claim": lambda task: lifecycle.first_claim(task, 3, None, claimant())[0],
     "rejected": lambda task: lifecycle.rejected(task, FAILURE, **_ends),
+    "repaired": lambda task: lifecycle.repaired(task, "why", dispatch="new", **_ends),
     "overdue": lambda task: lifecycle.overdue(task, **_ends),
     "cancelled": lambda task: lifecycle.cancelled(task, reason="why", **_ends),
     "retried": lambda task: lifecycle.retried(
@@ -172,6 +179,7 @@ def changes() -> Iterator[tuple[str, TaskEntity[Any], Change]]:
             task = plain(kind, PENDING, fence=3, dispatch="d") if status is PENDING else claimed(kind)
             yield f"cancelled, {status} {kind}", task, OTHERS["cancelled"](task)
             if kind is not Kind.SUB_TASK:
+                yield f"repaired, {status} {kind}", task, OTHERS["repaired"](task)
                 yield f"overdue, {status} {kind}", task, OTHERS["overdue"](task)
     for status in TERMINAL:
         for kind in (Kind.TASK, Kind.SFN_TASK):
@@ -221,7 +229,7 @@ def test_a_status_and_its_history_entry_are_one_change(task: TaskEntity[Any], ch
         assert change.history.at == NOW == change.patch["updated_at"]
         assert change.history.by == "worker"
         if after is IN_PROGRESS:
-            assert change.history.attempt == change.patch["attempt"]
+            assert change.history.attempt == change.patch.get("attempt", task.attempt)
 
 
 @pytest.mark.parametrize(("task", "change"), ALL)
@@ -240,7 +248,9 @@ def test_a_change_of_status_can_be_recognised(task: TaskEntity[Any], change: Cha
 def test_a_lease_is_held_by_claims_only(task: TaskEntity[Any], change: Change) -> None:
     """And never by a parent (rule 3). Nobody who is not IN_PROGRESS keeps one."""
     after = change.patch.get("status")
-    if after is IN_PROGRESS and task.kind is not Kind.SFN_TASK:
+    if after is IN_PROGRESS and "fence" not in change.patch:
+        assert "lease_until" not in change.patch, "a repair is no claim"
+    elif after is IN_PROGRESS and task.kind is not Kind.SFN_TASK:
         assert change.patch["lease_until"] == NOW + timedelta(seconds=60)
     elif after is not None and task.lease_until is not None:
         assert change.patch["lease_until"] is None
@@ -803,7 +813,7 @@ def test_a_life_of_any_length(steps: list[str], data: st.DataObject) -> None:
         assert not before.is_terminal
         assert task.fence >= before.fence
         assert (task.status is IN_PROGRESS) == (task.lease_until is not None)
-        assert task.attempt >= before.attempt or step == "given_back"
+        assert task.attempt >= before.attempt or step in ("given_back", "continued")
         if task.status is not before.status:
             assert (before.status, task.status) in PAIRS
             assert task.history[-1].status is task.status

@@ -50,7 +50,7 @@ def test_names_in_an_item_are_the_originals(task: TaskEntity[Any]) -> None:
     )
     ours = (
         "run attempt fence claimId leaseUntil dispatch nextAttemptAt startedAt finishedAt progress executionArn "
-        "history historyDropped inputRef fanOut cancelRequested deadlineAt options lost"
+        "history historyDropped inputRef fanOut cancelRequested deadlineAt options lost priority state"
     )
     assert set(to_item(task)) <= {*originals.split(), *ours.split()}
 

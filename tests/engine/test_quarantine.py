@@ -20,7 +20,7 @@ from taskloom.ports import Backend
 from tests.core.strategies import plain
 from tests.engine.processes import kill_me, killed
 from tests.support.clock import FakeClock
-from tests.support.faults import DEADLINE, FailAt, Gate, Inner, PortCall, tapped
+from tests.support.faults import DEADLINE, Duplicating, FailAt, Gate, Inner, PortCall, tapped
 from tests.support.rules import check_rules
 from tests.support.scenarios import (
     LEASE,
@@ -486,6 +486,79 @@ def test_a_claim_that_comes_to_nothing_leaves_room_for_others(
     tasks = asyncio.run(main())
     assert [task.status for task in tasks if task.key == tap.suspect] == [CANCELLED]
     check_healed([task for task in tasks if task.key != tap.suspect])
+    assert ward.most == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_loses_its_claim_leaves_room_for_others(backend: Backend, clock: FakeClock, kind: str) -> None:
+    """Somebody takes the one that is inside, and ends it when the heart has noticed."""
+    ward = Ward(backend, clock, kind, 3).lose_workers()
+
+    async def stored(number: int) -> Task:
+        task = await backend.store.get(ward.keys[number])
+        assert task is not None
+        return task
+
+    async def carry_out(change: Change) -> None:
+        assert isinstance(await backend.store.update(change), Written)
+
+    async def main() -> list[Task]:
+        async with ward.module().worker(concurrency=8):
+            await ward.until(lambda: bool(ward.inside))
+            (number,) = ward.inside
+            taken = await stored(number)
+            await carry_out(Change(key=taken.key, guard=Guard(), patch={"fence": taken.fence + 1}))
+            clock.advance(LEASE / 3)
+            await ward.until(lambda: number not in ward.inside)
+            taken = await stored(number)
+            await carry_out(cancelled(taken, reason=None, by="ann", now=clock.now(), claim_id="ann"))
+            return await ward.ended()
+
+    tasks = asyncio.run(main())
+    assert sorted(task.status for task in tasks) == [CANCELLED, COMPLETED, COMPLETED]
+    check_healed([task for task in tasks if task.status is COMPLETED])
+    assert ward.most == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_end_that_cannot_be_written_leaves_room_for_others(backend: Backend, clock: FakeClock, kind: str) -> None:
+    """The storage takes the result of one of them never, so it is given up; the others are not held up for it."""
+    unwritable: set[TaskKey] = set()
+
+    async def refuse(call: PortCall, inner: Inner) -> Any:
+        ends = [change.key for change in changes_of(call) if change.patch.get("status") is COMPLETED]
+        unwritable.update(ends[: 1 - len(unwritable)])
+        if unwritable.intersection(ends):
+            raise StoreError("on purpose")
+        return await inner()
+
+    ward = Ward(backend, clock, kind, 3).lose_workers()
+
+    async def main() -> list[Task]:
+        async with ward.module(tapped(backend, refuse)).worker(concurrency=8):
+            return await ward.ended()
+
+    tasks = asyncio.run(main())
+    (given_up,) = [task for task in tasks if task.key in unwritable]
+    assert (given_up.status, given_up.attempt) == (FAILED, LIMIT)
+    check_healed([task for task in tasks if task is not given_up])
+    assert ward.most == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_messages_that_come_twice_open_no_second_door(backend: Backend, clock: FakeClock, kind: str) -> None:
+    """Rule 4. The second claim of the one that is inside is refused, and so it stays inside."""
+    ward = Ward(backend, clock, kind, 3).lose_workers()
+
+    async def main() -> list[Task]:
+        async with ward.module(tapped(backend, Duplicating())).worker(concurrency=8):
+            await ward.until(lambda: bool(ward.inside))
+            for _ in range(2):
+                clock.advance(LOOK_AGAIN.total_seconds())
+                await rounds()
+            return await ward.ended()
+
+    check_healed(asyncio.run(main()))
     assert ward.most == 1
 
 

@@ -45,6 +45,7 @@ _FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "result_ref": optional_texts,
     "error": st.none() | failures,
     "lost": st.integers(0, 9),
+    "state": st.none() | st.just(encode(RESULTS, "state")),
 }
 _TOP_LEVEL_FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "dispatch": optional_texts,
@@ -83,6 +84,7 @@ def new_tasks(draw: st.DrawFn) -> TaskEntity[Any]:
         progress=None,
         fan_out=None,
         lost=0,
+        state=None,
         history_dropped=0,
         history=task.history or (HistoryEntry(at=task.created_at, status=task.status, run=1, attempt=0),),
     )
@@ -139,6 +141,8 @@ def patched(task: TaskEntity[Any], patch: Patch) -> TaskEntity[Any]:
     inner = {name: value for name, value in patch.items() if name not in own}
     if inner.get("results") is not None:
         inner["results"] = RESULTS
+    if own.get("state") is not None:
+        own["state"] = RESULTS
     return replace(task, **own, attributes=replace(task.attributes, **inner))  # type: ignore[arg-type]
 
 

@@ -1,10 +1,12 @@
 """The column of a long history, when it is shortened: what stays, what is counted, and how long it may be."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from itertools import cycle, islice
 from typing import Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +17,9 @@ from taskloom.model import HistoryEntry, TaskStatus
 from tests.core.strategies import instants, statuses
 
 _TEXT: Final = st.characters(exclude_categories=["Cs"])
-reasons = st.none() | st.text(_TEXT, max_size=30) | st.integers(0, MAX_REASON + 2).map("x".__mul__)
+_LENGTHS: Final = st.sampled_from([0, 40, 250, MAX_REASON, MAX_REASON + 2])
+reasons = st.none() | st.text(_TEXT, max_size=30) | _LENGTHS.map("x".__mul__) | _LENGTHS.map("\0".__mul__)
+"""The last ones take up to 3,012 characters in JSON: more than there is room for."""
 entries = st.builds(
     HistoryEntry,
     at=instants,
@@ -78,14 +82,14 @@ def test_it_survives_being_shortened_again_and_again(
 def test_the_column_stays_short_however_often_it_grows(first: HistoryEntry, several: list[HistoryEntry]) -> None:
     """As the store does it: shortened when it is over its limit, then the new entry is appended."""
     texts = [rows.history_text(entry) for entry in several]
-    text, longest = rows.history_text(first), max(map(len, texts))
+    text, longest, commas = rows.history_text(first), max(map(len, texts)), rows.KEEP_HISTORY // min(map(len, texts))
+    most = max(rows.MAX_HISTORY, len("999,") + len(text) + max(rows.KEEP_HISTORY + commas, longest + 1))
     for count, new in enumerate(islice(cycle(texts), 300), start=2):
         if len(text) > rows.MAX_HISTORY:
             text = rows.shortened(text)
-            assert rows.dropped(text) > 0
             assert len(rows.History(text)) + rows.dropped(text) == count - 1
         text += "," + new
-        assert len(text) <= rows.MAX_HISTORY + longest + 1
+        assert len(text) <= most + len(",") + longest
     history = rows.History(text)
     assert len(history) + rows.dropped(text) == 301
     assert (history[0], history[-1]) == (first, several[299 % len(several)])
@@ -116,6 +120,38 @@ def test_five_of_the_longest_entries_stay() -> None:
         for n in range(12)
     ]
     assert len(rows.History(rows.shortened(column(history)))) >= 6
+
+
+@pytest.mark.parametrize(("spare", "stay"), [(1, 10), (0, 10), (-1, 9)])
+def test_entries_stay_while_there_is_room(spare: int, stay: int) -> None:
+    """To the character."""
+    newest = [_of_size(n, rows.KEEP_HISTORY // 10) for n in range(1, 10)]
+    last_to_fit = _of_size(0, rows.KEEP_HISTORY // 10 - spare)
+    history = [_of_size(n, 100) for n in range(4)] + [last_to_fit, *newest]
+    assert sum(len(rows.history_text(entry)) for entry in history[4:]) == rows.KEEP_HISTORY - spare
+    assert list(rows.History(rows.shortened(column(history)))) == [history[0], *history[-stay:]]
+
+
+def test_nothing_older_stays_for_what_has_no_room() -> None:
+    """A history without gaps: what is small and older goes with what is too long."""
+    newest = [_of_size(n, 290) for n in range(10, 20)]
+    history = [_of_size(n, 60) for n in range(10)] + [_of_size(10, 500), *newest]
+    text = rows.shortened(column(history))
+    assert list(rows.History(text)) == [history[0], *newest]
+    assert rows.dropped(text) == 10
+
+
+def test_the_newest_entry_stays_however_long_it_is() -> None:
+    history = [_of_size(n, 100) for n in range(5)] + [_of_size(5, rows.KEEP_HISTORY + 1)]
+    assert list(rows.History(rows.shortened(column(history)))) == [history[0], history[-1]]
+
+
+def _of_size(number: int, size: int) -> HistoryEntry:
+    """An entry that takes *size* characters of the column."""
+    entry = HistoryEntry(at=_at(number), status=TaskStatus.PENDING, run=1, attempt=1, reason="")
+    entry = replace(entry, reason="x" * (size - len(rows.history_text(entry))))
+    assert len(rows.history_text(entry)) == size
+    return entry
 
 
 def _at(number: int) -> datetime:

@@ -28,10 +28,12 @@ def with_cats(backend: Backend) -> TaskModule:
 
     @module.task("cat")
     async def cat(event: TaskQueueEvent) -> str:
+        event.log.info("log of %s", event.task.tenant_code)
         return f"result of {event.task.tenant_code}"
 
     @module.step_function_task("cat")
     async def cats(event: StepFunctionTaskEvent) -> str:
+        event.log.info("log of %s", event.task.tenant_code)
         return f"result of {event.task.tenant_code}"
 
     return module
@@ -144,6 +146,8 @@ READERS: dict[str, Callable[[TaskService, TaskKey], Awaitable[Any]]] = {
     "wait": lambda service, key: service.wait(key, timeout=0),
     "list_sub_tasks": lambda service, key: service.list_sub_tasks(key),
     "iter_sub_tasks": lambda service, key: anext(service.iter_sub_tasks(key)),
+    "logs": lambda service, key: service.logs(key),
+    "follow_logs": lambda service, key: anext(service.follow_logs(key)),
 }
 
 
@@ -183,6 +187,25 @@ def test_sub_tasks_are_found_through_their_own_parent_only(backend: Backend) -> 
             await module.task_service.get_task(mixed)
         with pytest.raises(TaskNotFound):
             await module.task_service.get_task(TaskKey.sub_task(OURS, "cat", ours.code, 1))
+
+    asyncio.run(main())
+
+
+def test_the_log_of_a_task_is_its_own(backend: Backend) -> None:
+    """Of both tenants, of both kinds; and a cursor of another one's log is a place, no right to anything."""
+
+    async def main() -> None:
+        module = with_cats(backend)
+        made = await fill(module.task_service, 1)
+        await work(module)
+        for tenant, (task, parent) in made.items():
+            sub = (await module.task_service.list_sub_tasks(parent.key)).items[0]
+            for key in (task.key, sub.key):
+                page = await module.task_service.logs(key)
+                assert [line.message for line in page.items] == [f"log of {tenant}"]
+        ours, theirs = (tasks[0].key for tasks in made.values())
+        cursor = (await module.task_service.logs(theirs)).cursor
+        assert (await module.task_service.logs(ours, cursor)).items == []
 
     asyncio.run(main())
 

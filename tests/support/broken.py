@@ -40,6 +40,9 @@ class Faithful:
     async def list_overdue(self, limit: int) -> Sequence[TaskEntity]:
         return await self._real.list_overdue(limit)
 
+    async def list_stranded(self, limit: int) -> Sequence[TaskEntity]:
+        return await self._real.list_stranded(limit)
+
     async def next_deadline(self) -> datetime | None:
         return await self._real.next_deadline()
 

@@ -41,6 +41,7 @@ _PORTS: Final[Mapping[str, type]] = {
     "machine": ports.StateMachine,
     "payloads": ports.PayloadStore,
     "items": ports.ItemWriter,
+    "logs": ports.TaskLogs,
 }
 
 
@@ -53,15 +54,16 @@ def calls_of(port: str) -> frozenset[str]:
 READS: Final = frozenset(
     {
         *("store.get", "store.list_tasks", "store.list_sub_tasks", "store.list_chunks", "store.known"),
-        *("store.list_overdue", "store.next_deadline"),
+        *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
+        "logs.read",
     }
 )
 """Calls that change nothing."""
 
 
 def tapped(backend: Backend, tap: Tap) -> Backend:
-    """*backend* with every call of its store, stream, queue, state machine and payload store going through *tap*."""
+    """*backend* with every call of its ports, but those of clock, ids and signals, going through *tap*."""
     return replace(
         backend,
         store=cast("ports.TaskStore", _Port(backend.store, "store", tap)),
@@ -69,6 +71,7 @@ def tapped(backend: Backend, tap: Tap) -> Backend:
         queue=cast("ports.Queue", _Port(backend.queue, "queue", tap)),
         machine=cast("ports.StateMachine", _Port(backend.machine, "machine", tap)),
         payloads=cast("ports.PayloadStore", _Port(backend.payloads, "payloads", tap)),
+        logs=cast("ports.TaskLogs", _Port(backend.logs, "logs", tap)),
     )
 
 
@@ -241,6 +244,11 @@ class Gate:
                 return self._condition.wait_for(lambda: len(self._waiting) >= calls, DEADLINE)
 
         assert await asyncio.to_thread(wait), "nothing came to the gate"
+
+    def close(self) -> None:
+        """Hold again what comes from now on."""
+        with self._condition:
+            self._open = False
 
     def open(self) -> None:
         """Let all calls pass, those held and those to come."""

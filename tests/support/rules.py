@@ -38,6 +38,11 @@ def _check(connection: sqlite3.Connection) -> None:
     )
     # Rule 2: the claim removes dispatch.
     assert not all_of("SELECT * FROM tasks WHERE status = 'I' AND dispatch IS NOT NULL")
+    # Of an attempt a bounded number of log lines is kept, without a gap; and the last one knows what was dropped.
+    assert not all_of(
+        "SELECT * FROM (SELECT count(*) AS lines, min(number) AS low, max(number) AS high, max(dropped) AS dropped "
+        "FROM task_logs GROUP BY pk, code, idx, run, fence) WHERE lines > 1000 OR high - low >= lines OR low < dropped"
+    )
     # Rule 4: final counters are the recount of the sub-tasks; chunk rows say the same.
     for code, run, count, succeeded, failed in all_of(
         "SELECT code, run, sub_task_count, sub_task_succeed_count, sub_task_failed_count FROM tasks "

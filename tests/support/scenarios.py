@@ -243,6 +243,36 @@ async def _retry(service: TaskService, task: TaskEntity[Any]) -> None:
         await service.retry_task(task.key, by="operator")
 
 
+def _define_talkative(module: TaskModule, effects: Effects) -> None:
+    @module.task("talkative", retry=Retry(max_attempts=3, initial=10, jitter=False))
+    def talkative(event: TaskQueueEvent) -> Json:
+        effects.add(event.task.id)
+        for number in range(3):
+            event.log.info("%d of attempt %d", number, event.attempt, extra={"number": number})
+        if event.attempt == 1:
+            raise ValueError("the first attempt fails")
+        return "done"
+
+    @module.step_function_task("talkative", chunk_size=2)
+    async def one_of_them(event: StepFunctionTaskEvent) -> Json:
+        effects.add(event.task.id)
+        event.log.info("number %d", event.task.input)
+        return "done"
+
+
+TALKATIVE: Final = Scenario(
+    name="task that logs",
+    define=_define_talkative,
+    create=lambda service: service.create_task(tenant_code=TENANT, task_type="talkative"),
+    end=Expected(status=COMPLETED, result="done"),
+    patience=(10,),
+)
+TALKATIVE_FAN_OUT: Final = Scenario(
+    name="fan-out of 3 that log",
+    define=_define_talkative,
+    create=lambda service: service.create_step_function_task(tenant_code=TENANT, task_type="talkative", input=range(3)),
+    end=Expected(status=COMPLETED, sub_tasks=[Expected(status=COMPLETED, result="done")] * 3),
+)
 CANCEL: Final = Scenario(
     name="cancel a task that waits for its next attempt",
     define=_define_stubborn,
@@ -312,6 +342,8 @@ SCENARIOS: Final = (
     SINGLE,
     RETRY,
     FAN_OUT,
+    TALKATIVE,
+    TALKATIVE_FAN_OUT,
     CANCEL,
     CANCEL_FAN_OUT,
     RETRY_FAILED,
@@ -451,7 +483,8 @@ def check_history(task: TaskEntity[Any]) -> None:
         assert (before.status, after.status) in steps, f"{task.id}: {before} → {after}"
         assert before.at <= after.at
         assert before.run <= after.run
-        if after.status is TaskStatus.IN_PROGRESS and before.run == after.run:
+        is_claim = after.status is TaskStatus.IN_PROGRESS and not (after.reason or "").startswith("repaired: ")
+        if is_claim and before.run == after.run:
             assert after.attempt >= before.attempt + (before.status is TaskStatus.IN_PROGRESS)
 
 

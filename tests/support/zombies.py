@@ -13,6 +13,7 @@ from taskloom import lifecycle
 from taskloom.lifecycle import Change, Claimant
 from taskloom.model import Failure, FanOut, Kind, TaskEntity, TaskOptions, TaskStatus
 from taskloom.ports import Backend, ChunkRow
+from taskloom.values import EncodedJson
 from tests.support.clock import FakeClock
 from tests.support.rows import LEASE, Rows
 
@@ -346,6 +347,10 @@ def _reclaim_in_run(scene: Scene, max_lost: int) -> Change:
     return _in_run(scene.seen, scene.parent, who)
 
 
+def _who(scene: Scene) -> dict[str, Any]:
+    return {"now": scene.rows.now, "by": "zombie", "claim_id": scene.rows.backend.ids.token()}
+
+
 # --- what comes too late ----------------------------------------------------------------------------------------------
 
 OF_A_CLAIM: Final[Mapping[str, Write]] = {
@@ -354,6 +359,10 @@ OF_A_CLAIM: Final[Mapping[str, Write]] = {
     "failed": lambda scene: scene.rows.failed(scene.seen),
     "waits_for_retry": lambda scene: scene.rows.waits_for_retry(scene.seen),
     "given_back": lambda scene: scene.rows.given_back(scene.seen),
+    "continued": lambda scene: lifecycle.continued(
+        scene.seen, state=EncodedJson("1"), progress=None, reason="more", **_who(scene)
+    ),
+    "checkpointed": lambda scene: lifecycle.checkpointed(scene.seen, EncodedJson("1"), now=scene.rows.now),
     "renewed": lambda scene: lifecycle.renewed(scene.seen, until=scene.rows.now + 2 * LEASE, now=scene.rows.now),
     "progressed": lambda scene: scene.rows.progressed(scene.seen, 7),
     "cancelled, by its worker": lambda scene: _cancelled(scene.rows, scene.seen, worker=True),
@@ -393,6 +402,7 @@ FIRST_CLAIM: Final[Mapping[str, Write]] = {
 OF_A_DISPATCHER: Final[Mapping[str, Write]] = {
     "claim, the first": lambda scene: _claim(scene.rows, scene.seen),
     "rejected": lambda scene: scene.rows.rejected(scene.seen),
+    "repaired": lambda scene: lifecycle.repaired(scene.seen, "lost", dispatch="another", **_who(scene)),
 }
 """What they write who find a waiting task."""
 RETRIED: Final[Mapping[str, Write]] = {"retried": lambda scene: _retried(scene.rows, scene.seen)}

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from taskloom import NewTask, Retry, RetryAfter, Settings, StepFunctionTaskEvent, TaskModule, TaskQueueEvent, TaskStatus
-from taskloom.errors import InvalidInput, InvalidType, TaskEnded
+from taskloom import NewTask, Retry, RetryAfter, StepFunctionTaskEvent, TaskModule, TaskQueueEvent, TaskStatus
+from taskloom.errors import InvalidInput, InvalidType, StoreError, TaskEnded
 from taskloom.ports import Backend, ExecutionStatus
 from tests.support.clock import FakeClock
 from tests.support.faults import Gate, Inner, PortCall, Probe, tapped
-from tests.support.rules import check_rules
 from tests.support.scenarios import check_counters, check_history, module_over, open_backend
 from tests.surface.running import (
     Entity,
@@ -70,16 +69,7 @@ async def look(module: TaskModule, task: Entity) -> Entity:
     return await module.task_service.get_task(task.key)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A database for fan-outs that fail before all of their sub-tasks have started.
-
-    `check_late_fan_out` checks what their counters must be: there is no row of a sub-task that never started.
-    """
-    return tmp_path / "late.db"
-
-
-def check_late_fan_out(file: Path, parent: Entity, subs: list[Entity], reason: str = REASON) -> None:
+def check_late_fan_out(database: Path, parent: Entity, subs: list[Entity], reason: str = REASON) -> None:
     """The fan-out ended because it was late, and rule 4 holds: its counters are the recount, also of its chunk rows."""
     check_late(parent, reason)
     check_counters(parent, subs)
@@ -89,7 +79,7 @@ def check_late_fan_out(file: Path, parent: Entity, subs: list[Entity], reason: s
             check_history(sub)
         if sub.status is CANCELLED and sub.history:
             assert sub.history[-1].reason == "cancelled: its fan-out ends"
-    with closing(sqlite3.connect(file)) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         ended = connection.execute(
             "SELECT coalesce(sum(status = 'C'), 0), coalesce(sum(status = 'F'), 0) FROM sub_tasks"
         )
@@ -214,8 +204,13 @@ def test_a_task_whose_worker_died_fails(make_module: MakeModule, clock: FakeCloc
     assert task.attempt == 1
 
 
-async def comes_too_late(backend: Backend, define: Callable[[TaskModule], None]) -> TaskModule:
-    """A module whose worker finds tasks and messages of which both are due, and deals with the messages first."""
+async def comes_too_late(
+    backend: Backend, define: Callable[[TaskModule], None], task: Entity | None = None
+) -> tuple[TaskModule, TaskStatus | None]:
+    """A module whose worker finds tasks and messages of which both are due, and deals with the messages first.
+
+    With the status that *task* has in between.
+    """
     gate = Gate(lambda call: call.name == "store.list_overdue")
     module = module_over(tapped(backend, gate))
     define(module)
@@ -223,13 +218,14 @@ async def comes_too_late(backend: Backend, define: Callable[[TaskModule], None])
         await gate.held()
         for _ in range(50):  # all that it might do meanwhile
             await asyncio.to_thread(lambda: None)
+        status = None if task is None else (await look(module, task)).status
         gate.open()
         await worker.drain()
-    return module
+    return module, status
 
 
-def test_the_handler_of_an_overdue_task_is_not_called(clock: FakeClock, file: Path) -> None:
-    """Its worker comes too late: whatever the handler did would be for nothing."""
+def test_the_handler_of_an_overdue_task_is_not_called(clock: FakeClock, database: Path) -> None:
+    """Its worker comes too late, at that very instant: whatever the handler did would be for nothing."""
     ran: list[object] = []
 
     def define(module: TaskModule) -> None:
@@ -238,18 +234,36 @@ def test_the_handler_of_an_overdue_task_is_not_called(clock: FakeClock, file: Pa
 
     async def scenario(backend: Backend) -> list[Entity]:
         made = [await created(module_over(backend), kind, deadline=10) for kind in KINDS]
-        clock.advance(11)
-        module = await comes_too_late(backend, define)
+        clock.advance(10)
+        module, _ = await comes_too_late(backend, define)
         return [await look(module, task) for task in made]
 
-    with closing(open_backend(file, clock)) as backend:
+    with closing(open_backend(database, clock)) as backend:
         tasks = asyncio.run(within_patience(scenario(backend)))
     for task in tasks:
         check_late(task)
     assert ran == []
 
 
-def test_no_sub_task_is_started_behind_the_deadline(clock: FakeClock, file: Path) -> None:
+def test_no_execution_is_started_for_an_overdue_fan_out(clock: FakeClock, database: Path) -> None:
+    """It has ended when its worker would claim it, so there is nothing to run."""
+    probe = Probe()
+
+    def define(module: TaskModule) -> None:
+        module.step_function_task("job")(lambda event: None)
+
+    async def scenario(backend: Backend) -> Entity:
+        made = await created(module_over(backend), "fan-out", deadline=10)
+        clock.advance(10)
+        module, _ = await comes_too_late(tapped(backend, probe), define)
+        return await look(module, made)
+
+    with closing(open_backend(database, clock)) as backend:
+        check_late(asyncio.run(within_patience(scenario(backend))))
+    assert probe.count("machine.start") == 0
+
+
+def test_no_sub_task_is_started_behind_the_deadline(clock: FakeClock, database: Path) -> None:
     """Neither one that waited for its next attempt, nor one that waited for its turn."""
     ran: list[int] = []
 
@@ -268,13 +282,13 @@ def test_no_sub_task_is_started_behind_the_deadline(clock: FakeClock, file: Path
         async with first.worker():
             while len(ran) < 2:
                 await asyncio.to_thread(lambda: None)
-        clock.advance(11)
-        module = await comes_too_late(backend, define)
+        clock.advance(10)
+        module, _ = await comes_too_late(backend, define)
         return await look(module, made), await sub_tasks(module, made)
 
-    with closing(open_backend(file, clock)) as backend:
+    with closing(open_backend(database, clock)) as backend:
         parent, subs = asyncio.run(within_patience(scenario(backend)))
-    check_late_fan_out(file, parent, subs)
+    check_late_fan_out(database, parent, subs)
     assert [task.status for task in subs] == [CANCELLED] * 3
     assert ran == [0, 1]
 
@@ -474,10 +488,10 @@ async def execution_status(module: TaskModule, parent: Entity) -> str:
 
 @pytest.mark.parametrize("colour", ["async", "def"])
 def test_a_running_fan_out_starts_no_more_and_fails(
-    make_module: MakeModule, clock: FakeClock, file: Path, colour: str
+    make_module: MakeModule, clock: FakeClock, database: Path, colour: str
 ) -> None:
     """With one sub-task that ended well, one badly, two that run, and others that nobody started."""
-    module = make_module(clock=clock, settings=Settings(database=file))
+    module = make_module(clock=clock)
     started, told = list[int](), list[int]()
 
     async def scenario() -> tuple[Entity, list[Entity]]:
@@ -527,7 +541,7 @@ def test_a_running_fan_out_starts_no_more_and_fails(
         return ended
 
     parent, subs = asyncio.run(within_patience(scenario()))
-    check_late_fan_out(file, parent, subs)
+    check_late_fan_out(database, parent, subs)
     assert parent.finished_at == parent.deadline_at
     assert [task.status for task in subs] == [COMPLETED, FAILED] + [CANCELLED] * 18
     assert [bool(task.history) for task in subs] == [number in (0, 1, 2, 4) for number in range(20)]
@@ -536,7 +550,7 @@ def test_a_running_fan_out_starts_no_more_and_fails(
     assert {task.deadline_at for task in subs} == {parent.deadline_at}
 
 
-def test_a_fan_out_that_waits_for_its_sub_tasks_fails(clock: FakeClock, file: Path) -> None:
+def test_a_fan_out_that_waits_for_its_sub_tasks_fails(clock: FakeClock, database: Path) -> None:
     """Its last sub-task waits for the next attempt. It is found by a worker that does not serve it, which asks its
     execution to end it (rule 3), at once; and that needs no handler."""
     probe = Probe()
@@ -564,18 +578,18 @@ def test_a_fan_out_that_waits_for_its_sub_tasks_fails(clock: FakeClock, file: Pa
         await drained(module)
         return await look(module, made), await sub_tasks(module, made)
 
-    with closing(open_backend(file, clock)) as backend:
+    with closing(open_backend(database, clock)) as backend:
         parent, subs = asyncio.run(within_patience(scenario(backend)))
-    check_late_fan_out(file, parent, subs)
+    check_late_fan_out(database, parent, subs)
     assert [task.status for task in subs] == [COMPLETED, CANCELLED]
     assert subs[1].attempt == 1
     assert subs[1].error is not None
     assert subs[1].error.message == "not yet"
 
 
-def test_a_fan_out_whose_worker_died_fails(make_module: MakeModule, clock: FakeClock, file: Path) -> None:
+def test_a_fan_out_whose_worker_died_fails(make_module: MakeModule, clock: FakeClock, database: Path) -> None:
     """As soon as somebody may go on with the step of the dead worker; its sub-task is not made again."""
-    module = make_module(clock=clock, settings=Settings(database=file))
+    module = make_module(clock=clock)
     busy = asyncio.Event()
 
     @module.step_function_task("job", deadline=10)
@@ -592,8 +606,41 @@ def test_a_fan_out_whose_worker_died_fails(make_module: MakeModule, clock: FakeC
     clock.advance(50)
     asyncio.run(drained(module))
     (sub,) = service.iter_sub_tasks(made.key)
-    check_late_fan_out(file, service.get_task(made.key), [sub])
+    check_late_fan_out(database, service.get_task(made.key), [sub])
     assert (sub.status, sub.attempt) == (CANCELLED, 1)
+
+
+def test_a_fan_out_whose_worker_died_before_it_began_fails(clock: FakeClock, database: Path) -> None:
+    """It was claimed, so its execution owns it: that is started, only to end it (rule 3)."""
+    ran: list[object] = []
+
+    def define(module: TaskModule) -> None:
+        module.step_function_task("job")(lambda event: ran.append(event))
+
+    async def dies(call: PortCall, inner: Inner) -> Any:
+        if call.name == "machine.start":
+            raise StoreError("on purpose")
+        return await inner()
+
+    async def scenario(backend: Backend) -> tuple[Entity, list[Entity]]:
+        dying = module_over(tapped(backend, dies))
+        define(dying)
+        made = await created(dying, "fan-out", deadline=10)
+        async with dying.worker():
+            while (await look(dying, made)).status is PENDING:
+                pass
+        assert await execution_status(dying, made) == ExecutionStatus.PENDING
+        clock.advance(10)
+        module, status = await comes_too_late(backend, define, made)
+        assert status is IN_PROGRESS, "nobody else may end it"
+        assert await execution_status(module, made) == ExecutionStatus.SUCCEEDED
+        return await look(module, made), await sub_tasks(module, made)
+
+    with closing(open_backend(database, clock)) as backend:
+        parent, subs = asyncio.run(within_patience(scenario(backend)))
+    check_late_fan_out(database, parent, subs)
+    assert [task.status for task in subs] == [CANCELLED] * 2
+    assert ran == []
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["in time", "too late"])
@@ -668,10 +715,10 @@ def test_what_has_ended_is_not_touched(make_module: MakeModule, clock: FakeClock
 
 @pytest.mark.parametrize(("cancelled_at", "late"), [(9.999, False), (10, True)])
 def test_who_was_first_says_why_a_running_fan_out_ends(
-    make_module: MakeModule, clock: FakeClock, file: Path, cancelled_at: float, late: bool
+    make_module: MakeModule, clock: FakeClock, database: Path, cancelled_at: float, late: bool
 ) -> None:
     """It was asked to end by a user, and ends when the deadline has passed too; no worker was there meanwhile."""
-    module = make_module(clock=clock, settings=Settings(database=file))
+    module = make_module(clock=clock)
     busy = asyncio.Event()
 
     @module.step_function_task("job", deadline=10)
@@ -688,7 +735,7 @@ def test_who_was_first_says_why_a_running_fan_out_ends(
     asyncio.run(drained(module))
     parent, subs = service.get_task(made.key), list(service.iter_sub_tasks(made.key))
     if late:
-        check_late_fan_out(file, parent, subs)
+        check_late_fan_out(database, parent, subs)
     else:
         assert (parent.status, parent.error) == (CANCELLED, None)
         assert (parent.history[-1].reason, parent.history[-1].by) == ("cancelled: enough", "alice")
@@ -894,9 +941,9 @@ def test_a_retry_sets_it_anew(make_module: MakeModule, clock: FakeClock, kind: s
     assert (task.run, task.finished_at) == (2, task.deadline_at)
 
 
-def test_a_retried_fan_out_has_the_whole_time(make_module: MakeModule, clock: FakeClock, file: Path) -> None:
+def test_a_retried_fan_out_has_the_whole_time(make_module: MakeModule, clock: FakeClock) -> None:
     """What was cancelled for the deadline, and what never started, runs in the new one."""
-    module = make_module(clock=clock, settings=Settings(database=file))
+    module = make_module(clock=clock)
 
     async def scenario() -> tuple[Entity, list[Entity]]:
         busy = asyncio.Event()
@@ -923,7 +970,6 @@ def test_a_retried_fan_out_has_the_whole_time(make_module: MakeModule, clock: Fa
     parent, subs = asyncio.run(within_patience(scenario()))
     assert (parent.status, parent.error) == (COMPLETED, None)
     assert [task.result for task in subs] == [1, 2, 2]
-    check_rules(file)
 
 
 # --- bad values ------------------------------------------------------------------------------------------------------

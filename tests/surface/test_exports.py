@@ -6,6 +6,7 @@ import taskloom
 from taskloom import errors
 
 SURFACE = [
+    "Continue",
     "EventFactory",
     "EventFactoryAddedTask",
     "GiveUp",

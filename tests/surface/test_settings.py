@@ -22,6 +22,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "grace_seconds": 30.0,
         "idempotency_ttl": 86400.0,
         "retry": None,
+        "log_level": "INFO",
     }
 
 
@@ -32,6 +33,7 @@ ENVIRONMENT = [
     ("lease_seconds", "12.5", 12.5),
     ("grace_seconds", "0", 0.0),
     ("idempotency_ttl", "60", 60.0),
+    ("log_level", "WARNING", "WARNING"),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]
@@ -85,6 +87,9 @@ def test_explicit_values_win(monkeypatch: pytest.MonkeyPatch, field: str, text: 
         ("lease_seconds", 86401),
         ("grace_seconds", -1),
         ("retry", 5),
+        ("log_level", "LOUD"),
+        ("log_level", "info"),
+        ("log_level", 20),
     ],
 )
 def test_a_bad_value_names_its_field(field: str, value: Any) -> None:

@@ -29,7 +29,8 @@ from taskloom import (
     event_factory,
     event_handler,
 )
-from taskloom.model import Failure, Page, Progress
+from taskloom.events.task_log import TaskLog
+from taskloom.model import Failure, LogLine, Page, Progress
 from taskloom.ports import Execution
 from taskloom.values import Json
 
@@ -74,6 +75,11 @@ class PartHandler:
         event.progress(1.5, 2, "almost")
         event.progress("half")  # type: ignore[arg-type]
         event.progress()  # type: ignore[call-arg]
+        assert_type(event.log, TaskLog)
+        event.log.info("copied %d", 3, extra={"files": ["a"]}, exc_info=True)
+        event.log.info()  # type: ignore[call-arg]
+        event.log.shout("hello")  # type: ignore[attr-defined]
+        event.log = event.log  # type: ignore[misc]
         return event.input.input.upper()
 
 
@@ -231,6 +237,11 @@ async def the_service(service: TaskService, key: TaskKey) -> None:
     await service.list_sub_tasks(key, status=None, limit=100, cursor=page.cursor)
     assert_type(service.iter_sub_tasks(key, status="FAILED"), AsyncIterator[TaskEntity[Any]])
     assert_type(await service.wait(key, timeout=30), TaskEntity[Any])
+    logs = await service.logs(key, after=page.cursor, limit=10)
+    assert_type(logs, Page[LogLine])
+    assert_type(logs.items[0].fields, Mapping[str, Json])
+    assert_type(logs.items[0].exception, str | None)
+    assert_type(service.follow_logs(key), AsyncIterator[LogLine])
 
     await service.create_task("mbc", "cat")  # type: ignore[call-arg]
     await service.create_task(tenant_code="mbc")  # type: ignore[call-arg]
@@ -246,6 +257,8 @@ async def the_service(service: TaskService, key: TaskKey) -> None:
     await service.list_tasks("mbc", order="up")  # type: ignore[arg-type]
     await service.list_tasks("mbc", limit="20")  # type: ignore[arg-type]
     await service.wait(key, timeout="soon")  # type: ignore[arg-type]
+    await service.logs(key, after=7)  # type: ignore[arg-type]
+    await service.follow_logs(key)  # type: ignore[misc]
     for _ in service.iter_tasks("mbc"):  # type: ignore[attr-defined]
         pass
 
@@ -266,6 +279,8 @@ def without_a_loop(key: TaskKey) -> None:
     assert_type(tasks.iter_tasks("mbc", order="asc"), Iterator[TaskEntity[Any]])
     assert_type(tasks.iter_sub_tasks(key), Iterator[TaskEntity[Any]])
     assert_type(tasks.wait(key, timeout=1), TaskEntity[Any])
+    assert_type(tasks.logs(key), Page[LogLine])
+    assert_type(tasks.follow_logs(key), Iterator[LogLine])
     assert_type(module.sync.step_function_service.describe_execution("arn"), Execution)
     tasks.create_task(tenant_code="mbc")  # type: ignore[call-arg]
     tasks.get_task("key")  # type: ignore[arg-type]
@@ -318,6 +333,7 @@ def the_run() -> None:
     assert_type(current().attempt, int)
     assert_type(current().cancelled, bool)
     current().progress(1, 2)
+    assert_type(current().log, TaskLog)
     current().progress(message="no number")  # type: ignore[call-arg]
 
 
@@ -340,6 +356,8 @@ def errors(error: Exception) -> None:
 def settings() -> None:
     Settings(backend="embedded", database="tasks.db", synchronous="NORMAL", lease_seconds=60, retry=Retry())
     Settings(backend="redis")  # type: ignore[arg-type]
+    Settings(log_level="DEBUG")
+    Settings(log_level="loud")  # type: ignore[arg-type]
     Settings(synchronous="OFF")  # type: ignore[arg-type]
     Settings(lease_seconds="60")  # type: ignore[arg-type]
     Settings("embedded")  # type: ignore[call-arg]

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import sysconfig
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +16,11 @@ from taskloom.cli import demo_view, finding, logs, output, supervisor, views, wo
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.demo.run import run as run_demo
 from taskloom.errors import TaskloomError
-from taskloom.model import TaskKey
+from taskloom.model import LogLine, TaskKey
 from taskloom.module import TaskModule
 from taskloom.policy import whole_number
 from taskloom.record import to_item
+from taskloom.service import TaskService
 
 ResultT = TypeVar("ResultT")
 
@@ -176,6 +177,51 @@ def show(
         views.print_json(console, to_item(task))
     else:
         views.print_task(console, task)
+
+
+@app.command("logs")
+def logs_(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The id of a task or of a sub-task, as `list` prints it.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with the lines that come, until the task has ended.")
+    ] = False,
+    database: Database = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line, for programs.")] = False,
+) -> None:
+    """Show what the handlers of a task logged.
+
+    The oldest line first, of all runs and attempts.
+    """
+    task_key = TaskKey.parse(key)
+    module = finding.open_database(database)
+    console = output.console()
+
+    def show_line(line: LogLine) -> None:
+        if as_json:
+            views.print_json_line(console, line)
+        else:
+            views.print_line(console, line)
+
+    shown = _run(module, _show_lines(module.task_service, task_key, follow, show_line))
+    if not shown and not as_json:
+        console.print("no lines")
+
+
+async def _show_lines(service: TaskService, key: TaskKey, follow: bool, show_line: Callable[[LogLine], None]) -> int:
+    """How many lines there were."""
+    shown = 0
+    if follow:
+        async for line in service.follow_logs(key):
+            show_line(line)
+            shown += 1
+        return shown
+    page = await service.logs(key)
+    while page.items:
+        for line in page.items:
+            show_line(line)
+        shown += len(page.items)
+        page = await service.logs(key, after=page.cursor)
+    return shown
 
 
 @app.command("list")

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from taskloom.cli.output import cell, print_columns, visible
-from taskloom.model import HistoryEntry, Kind, Page, TaskEntity, TaskStatus
-from taskloom.record import time_text, to_item
+from taskloom.events.task_log import NAME
+from taskloom.model import HistoryEntry, Kind, LogLine, Page, TaskEntity, TaskStatus
+from taskloom.record import log_item, time_text, to_item
 
 STYLES: Final = {
     TaskStatus.PENDING: "yellow",
@@ -18,6 +19,7 @@ STYLES: Final = {
     TaskStatus.FAILED: "bold red",
     TaskStatus.CANCELLED: "magenta",
 }
+LEVEL_STYLES: Final = {"DEBUG": "dim", "WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}
 MAX_VALUE: Final = 2_000
 """Characters of an input or a result that people get to see."""
 
@@ -50,6 +52,34 @@ def print_page(console: Console, page: Page[TaskEntity[Any]]) -> None:
         print_columns(console, [_head("CREATED", "STATUS", "PROGRESS", "NAME", "ID"), *tasks])
     if page.cursor is not None:
         console.print(f"more: --cursor {page.cursor}", soft_wrap=True)
+
+
+def print_line(console: Console, line: LogLine) -> None:
+    """A log line on a line of its own, and below it the exception."""
+    if line.dropped:
+        console.print(f"… {line.dropped:,} lines were dropped", soft_wrap=True)
+    text = Text.assemble(
+        f"{time_text(line.at)} ",
+        (f"{visible(line.level):8}", LEVEL_STYLES.get(line.level, "")),
+        f" {line.run}/{line.attempt} ",
+        "" if line.logger == NAME else f"{visible(line.logger)}: ",
+        visible(line.message),
+        *(f" {visible(name)}={visible(_field(value))}" for name, value in line.fields.items()),
+    )
+    console.print(text, soft_wrap=True)
+    if line.exception is not None:
+        for row in line.exception.rstrip("\n").split("\n"):
+            console.print(Text(f"    {visible(row)}"), soft_wrap=True)
+
+
+def print_json_line(console: Console, line: LogLine) -> None:
+    """A log line as JSON on a line of its own, at once: somebody may be following."""
+    console.file.write(json.dumps(log_item(line)) + "\n")
+    console.file.flush()
+
+
+def _field(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def print_task(console: Console, task: TaskEntity[Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
@@ -11,6 +11,7 @@ from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded.database import MINUTE, Database, Transaction
 from taskloom.model import Kind, TaskKey
 from taskloom.ports import Clock, DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
+from taskloom.values import Json
 
 FORGET_WORKERS_AFTER: Final = 24 * 60 * MINUTE
 """Milliseconds after which a worker that died is removed."""
@@ -44,6 +45,12 @@ _LETTERS: Final = (
     "WHERE d.id > ?1 AND (?2 IS NULL OR substr(d.pk, instr(d.pk, '#') + 1) = ?2) ORDER BY d.id LIMIT ?3"
 )
 _FORGET: Final = "DELETE FROM dead_letters WHERE id = ?"
+_TAKE_DUTY: Final = (
+    "INSERT INTO duties (name, until) VALUES (?1, ?3) "
+    "ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?2"
+)
+_REPORT_DUTY: Final = "UPDATE duties SET facts = ? WHERE name = ?"
+_DUTY: Final = "SELECT facts FROM duties WHERE name = ?"
 _BEAT: Final = "INSERT OR REPLACE INTO workers (name, seen_at, facts) VALUES (?, ?, ?)"
 _LEAVE: Final = "DELETE FROM workers WHERE name = ?"
 _GONE: Final = "DELETE FROM workers WHERE seen_at < ?"
@@ -152,6 +159,25 @@ class SqliteQueueAdmin:
         """See `ports.QueueAdmin`."""
         values = [(id_,) for id_ in ids]
         await self._database.write(lambda transaction: _ignore(transaction.executemany(_FORGET, values)))
+
+    async def take_duty(self, name: str, now: datetime, until: datetime) -> bool:
+        """See `ports.QueueAdmin`."""
+        values = (name, to_milliseconds(now), to_milliseconds(until))
+        return await self._database.write(
+            lambda transaction: transaction.execute(_TAKE_DUTY, values).rowcount == 1, durable=False
+        )
+
+    async def report_duty(self, name: str, facts: Mapping[str, Json]) -> None:
+        """See `ports.QueueAdmin`."""
+        values = (json.dumps(facts), name)
+        await self._database.write(
+            lambda transaction: _ignore(transaction.execute(_REPORT_DUTY, values)), durable=False
+        )
+
+    async def duty(self, name: str) -> Mapping[str, Json] | None:
+        """See `ports.QueueAdmin`."""
+        found = await self._rows(_DUTY, (name,))
+        return None if not found or found[0][0] is None else json.loads(found[0][0])
 
     async def beat(self, worker: WorkerFacts) -> None:
         """See `ports.QueueAdmin`."""

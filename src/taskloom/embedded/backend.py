@@ -9,6 +9,7 @@ from taskloom.embedded.payload_store import SqlitePayloadStore
 from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
 from taskloom.embedded.state_machine import SqliteStateMachine
 from taskloom.embedded.store import SqliteTaskStore
+from taskloom.embedded.task_logs import SqliteTaskLogs
 from taskloom.ports import Backend, Clock, Ids
 
 STREAM_ARN: Final = "arn:taskloom:dynamodb:local:000000000000:table/tasks/stream/1"
@@ -26,6 +27,7 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
         queue=SqliteQueue(file, clock),
         machine=SqliteStateMachine(file, clock),
         payloads=SqlitePayloadStore(file),
+        logs=SqliteTaskLogs(file),
         signals=file.signals,
         admin=SqliteQueueAdmin(file, clock),
         stream_arn=STREAM_ARN,

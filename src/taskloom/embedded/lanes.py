@@ -44,6 +44,7 @@ _DUE: Final = (
 _TURN: Final = "UPDATE turns SET turn = turn + ? RETURNING turn"
 _FIRST: Final = "SELECT min(visible_at) FROM queue WHERE route = ? AND priority = ? AND tenant = ?"
 _KEEP: Final = "UPDATE lanes SET turn = ?, due_at = ? WHERE route = ? AND priority = ? AND tenant = ?"
+_DROP: Final = "DELETE FROM lanes WHERE route = ? AND priority = ? AND tenant = ?"
 _BY_DUE: Final = "SELECT due_at, route, priority, tenant FROM lanes WHERE route = ? ORDER BY due_at"
 
 
@@ -115,10 +116,10 @@ def taking_turns(transaction: Transaction, served: Served, now: int, limit: int)
     ids: list[int] = []
     looked_at: list[_Lane] = []
     for _, group in groupby(found, key=lambda lane: lane.priority):
-        room = limit - len(ids)
-        lanes = list(islice(group, room))
-        looked_at += lanes
-        ids += _take(transaction, lanes, gate, now, room, len(ids))
+        # Again while there is room: the first ones may be full, or have nothing due after all.
+        while (room := limit - len(ids)) and (lanes := list(islice(group, room))):
+            looked_at += lanes
+            ids += _take(transaction, lanes, gate, now, room, len(ids))
     yield ids
     if looked_at:
         _correct(transaction, looked_at, len(ids))
@@ -158,6 +159,8 @@ def _correct(transaction: Transaction, lanes: Sequence[_Lane], taken: int) -> No
         if due_at is not None:
             turn = lane.turn if lane.last is None else end - taken + lane.last
             transaction.execute(_KEEP, (turn, due_at, *lane.key))
+        else:  # its messages were moved to another lane
+            transaction.execute(_DROP, lane.key)
 
 
 def next_due(connection: Connection, served: Served, now: int) -> int | None:

@@ -37,11 +37,12 @@ TASK_COLUMNS: Final = (
     "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
     "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, "
     "updated_by, created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, "
-    "started_at, finished_at, progress, execution_arn, history, cancel_requested, options, deadline_at, lost, priority"
+    "started_at, finished_at, progress, execution_arn, history, cancel_requested, options, deadline_at, lost, "
+    "priority, state"
 )
 SUB_TASK_COLUMNS: Final = (
     "parent, idx, tenant, type, status, version, results, result_ref, error, created_at, updated_at, run, attempt, "
-    "fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history, lost"
+    "fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history, lost, state"
 )
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -53,7 +54,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         pk, code, type_, name, status, version, input_, input_ref, results, result_ref, error, count, succeeded, failed,
         fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt,
         fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn,
-        history, cancel_requested, options, deadline_at, lost, priority,
+        history, cancel_requested, options, deadline_at, lost, priority, state,
     ) = row  # fmt: skip
     kind, _, tenant = pk.partition("#")
     single = kind == Kind.TASK
@@ -97,6 +98,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         finished_at=_time(finished_at),
         deadline_at=_time(deadline_at),
         lost=lost,
+        state=None if state is None else decode(state),
         priority=priority,
         options=options_of(options),
         progress=None if progress is None else record.progress_of(decode(progress)),
@@ -112,7 +114,7 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
     """The sub-task of a row of `SUB_TASK_COLUMNS`, without what its parent knows."""
     (
         parent, index, tenant, type_, status, version, results, result_ref, error, created_at, updated_at, run, attempt,
-        fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history, lost,
+        fence, claim_id, lease_until, next_attempt_at, started_at, finished_at, progress, history, lost, state,
     ) = row  # fmt: skip
     return TaskEntity(
         key=TaskKey.sub_task(tenant, type_, parent, index),
@@ -141,6 +143,7 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         started_at=_time(started_at),
         finished_at=_time(finished_at),
         lost=lost,
+        state=None if state is None else decode(state),
         progress=None if progress is None else record.progress_of(decode(progress)),
         history=History(history),
         history_dropped=dropped(history),
@@ -190,6 +193,7 @@ def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...
         _TIME(task.deadline_at),
         0,
         task.priority,
+        None,
     )
 
 
@@ -323,6 +327,7 @@ _ENCODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "cancel_requested": _optional(lambda request: _dump(record.cancel_item(request))),
     "deadline_at": _TIME,
     "lost": _as_is,
+    "state": _as_is,
 }
 
 

@@ -179,6 +179,9 @@ ALTER TABLE executions DROP COLUMN again_at
 
 _VERSION_4: Final = """
 ALTER TABLE tasks ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
+-- JSON: what the handler saved for its next attempt or slice
+ALTER TABLE tasks ADD COLUMN state TEXT;
+ALTER TABLE sub_tasks ADD COLUMN state TEXT;
 CREATE INDEX open_tasks ON tasks (pk, code) WHERE status IN ('P', 'I');
 DROP INDEX queue_due;
 ALTER TABLE queue ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;
@@ -227,6 +230,11 @@ CREATE TABLE workers (            -- those that live; each says so now and then
     seen_at INTEGER NOT NULL,
     facts TEXT NOT NULL           -- JSON: host, pid, version, what it serves, what it runs
 ) WITHOUT ROWID;
+CREATE TABLE duties (             -- what one worker does for all now and then
+    name TEXT PRIMARY KEY,
+    until INTEGER NOT NULL,       -- nobody else does it before
+    facts TEXT                    -- JSON: what came of it last
+) WITHOUT ROWID;
 CREATE TABLE throughput (         -- attempts that ended, per minute
     minute INTEGER NOT NULL,      -- since 1970
     route TEXT NOT NULL,
@@ -236,7 +244,27 @@ CREATE TABLE throughput (         -- attempts that ended, per minute
 ) WITHOUT ROWID
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5: Final = """
+CREATE TABLE task_logs (          -- what handlers logged, a row per line
+    pk TEXT NOT NULL,             -- of a sub-task: its parent's
+    code TEXT NOT NULL,
+    idx INTEGER NOT NULL,         -- of a sub-task: its number; else -1
+    run INTEGER NOT NULL,
+    fence INTEGER NOT NULL,       -- of the claim under which the attempt ran
+    number INTEGER NOT NULL,      -- within the attempt, from 0
+    dropped INTEGER NOT NULL,     -- lines of the attempt below this number were dropped by then
+    attempt INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    level TEXT NOT NULL,
+    logger TEXT NOT NULL,
+    message TEXT NOT NULL,
+    fields TEXT,                  -- JSON; NULL: none
+    exception TEXT,
+    PRIMARY KEY (pk, code, idx, run, fence, number)
+) WITHOUT ROWID
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

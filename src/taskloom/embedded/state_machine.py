@@ -53,6 +53,10 @@ _HURRY: Final = (  # also past a pause, and past what waits before it
     f"UPDATE queue SET visible_at = ?1, priority = {ENGINE} WHERE route = ?2 AND held = 0 AND kind != 'task' "
     "AND pk = ?3 AND code = ?4 AND run = ?5"
 )
+_STALL: Final = (
+    "UPDATE executions SET flying = 1 WHERE name = ?1 AND status = 'RUNNING' "
+    "AND NOT EXISTS (SELECT 1 FROM queue WHERE pk = ?2 AND code = ?3 AND run = ?4 AND kind != 'task')"
+)
 _END: Final = "UPDATE executions SET status = 'SUCCEEDED', stopped_at = ? WHERE name = ?"
 
 
@@ -128,6 +132,19 @@ class SqliteStateMachine:
                 transaction.work = True
 
         await self._database.write(work, durable=False)
+
+    async def revive(self, key: TaskKey, run: int) -> bool:
+        """See `ports.StateMachine`."""
+        parts, now = key.parts, to_milliseconds(self._clock.now())
+        name = parts.code if run == 1 else f"{parts.code}-{run}"
+
+        def work(transaction: Transaction) -> bool:
+            if transaction.execute(_STALL, (name, key.pk, parts.code, run)).rowcount == 0:
+                return False
+            send_step(transaction, MessageKind.COLLECT, key, run=run, chunk=None, at=now)
+            return True
+
+        return await self._database.write(work)
 
     async def resume(self, task_token: str, output: Json) -> None:  # noqa: ARG002 - no step waits for a token
         """See `ports.StateMachine`. No step of this machine waits for a token, so every token is unknown."""

@@ -32,6 +32,11 @@ _OVERDUE: Final = "deadline_at IS NOT NULL AND cancel_requested IS NULL AND stat
 _LIST_OVERDUE: Final = (
     f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE {_OVERDUE} AND deadline_at <= ? ORDER BY deadline_at LIMIT ?"
 )
+_STRANDED: Final = (
+    f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE status IN ('P', 'I') "
+    "AND (pk, code) NOT IN (SELECT pk, code FROM queue UNION SELECT pk, code FROM stream) "
+    "AND coalesce(next_attempt_at, 0) <= ?1 AND coalesce(lease_until, 0) <= ?1 LIMIT ?2"
+)
 _NEXT_DEADLINE: Final = f"SELECT min(deadline_at) FROM tasks WHERE {_OVERDUE}"
 _KNOWN: Final = "SELECT pk, sk, fingerprint FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?"
 _KEEP_KEY: Final = (
@@ -99,6 +104,13 @@ class SqliteTaskStore:
         values = (to_milliseconds(self._clock.now()), limit)
         return await self._database.read(
             lambda connection: [rows.task_of(row) for row in connection.execute(_LIST_OVERDUE, values)]
+        )
+
+    async def list_stranded(self, limit: int) -> Sequence[TaskEntity[Any]]:
+        """See `ports.TaskStore`. Exact."""
+        values = (to_milliseconds(self._clock.now()), limit)
+        return await self._database.read(
+            lambda connection: [rows.task_of(row) for row in connection.execute(_STRANDED, values)]
         )
 
     async def next_deadline(self) -> datetime | None:

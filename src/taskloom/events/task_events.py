@@ -1,16 +1,21 @@
 """The three events of the task module."""
 
-from collections.abc import Mapping
-from typing import Any, Generic, Self, TypeVar, cast
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from taskloom.errors import InvalidInput, NotRunning
 from taskloom.events import shapes
-from taskloom.events.context import CURRENT, RunContext, current
+from taskloom.events.context import CURRENT, RunContext, Sync, current
 from taskloom.events.marks import IEvent
+from taskloom.events.resumable import Items
+from taskloom.events.task_log import TaskLog
 from taskloom.model import InputT, TaskEntity, TaskKey
+from taskloom.values import Json
 
+_LOG: Final = TaskLog(lambda: CURRENT.get(None))
 EventT = TypeVar("EventT", bound="_RunEvent")
 ValueT = TypeVar("ValueT")
+ItemT = TypeVar("ItemT")
 
 
 class TaskEvent(IEvent):
@@ -58,9 +63,42 @@ class _RunEvent(IEvent):
         run = CURRENT.get(None)
         return run is not None and run.cancelled
 
+    @property
+    def log(self) -> TaskLog:
+        """See `RunContext.log`; outside of a run, as in a unit test of a handler, its lines are not kept."""
+        run = CURRENT.get(None)
+        return _LOG if run is None else run.log
+
+    @property
+    def state(self) -> Json:
+        """What the attempt or slice before saved, or this one by now; see `checkpoint`."""
+        run = CURRENT.get(None)
+        return None if run is None else run.state
+
+    @property
+    def sync(self) -> Sync:
+        """For `def` handlers: `checkpoint`, blocking."""
+        return _run().sync
+
+    def remaining(self) -> float:
+        """See `RunContext.remaining`; infinite outside of a run."""
+        return _run().remaining()
+
+    async def checkpoint(self, state: Json) -> None:
+        """See `RunContext.checkpoint`; outside of a run, as in a unit test of a handler, it only checks *state*."""
+        await _run().checkpoint(state)
+
+    def resumable(self, items: "Items[ItemT]", name: str = "items") -> AsyncIterator[ItemT]:
+        """See `RunContext.resumable`; outside of a run it gives all items."""
+        return _run().resumable(items, name)
+
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """See `RunContext.progress`; outside of a run, as in a unit test of a handler, it only checks its arguments."""
-        (CURRENT.get(None) or RunContext(cast("TaskEntity[Any]", None))).progress(done, total, message)
+        _run().progress(done, total, message)
+
+
+def _run() -> RunContext:
+    return CURRENT.get(None) or RunContext(cast("TaskEntity[Any]", None))
 
 
 class TaskQueueEvent(_RunEvent, Generic[InputT]):

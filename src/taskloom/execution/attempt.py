@@ -4,25 +4,29 @@ import asyncio
 import inspect
 import logging
 import random
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from taskloom import lifecycle
-from taskloom.errors import InvalidInput, NoHandler
-from taskloom.events.context import CURRENT, RunContext
+from taskloom.errors import KEEP, ClaimLost, Continue, InvalidInput, NoHandler, StoreError
+from taskloom.events.context import CURRENT, RunContext, Saves
+from taskloom.events.log_lines import LogKeeping
 from taskloom.events.registry import Handler, Registry
 from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from taskloom.execution.failures import failure
 from taskloom.execution.heart import Heart
+from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.threads import HandlerThreads
-from taskloom.execution.writes import patiently
-from taskloom.lifecycle import Change
+from taskloom.execution.writes import patiently, write
+from taskloom.lifecycle import Change, Refused
 from taskloom.model import Failure, Kind, TaskEntity
 from taskloom.policy import next_attempt_in, retry_of
 from taskloom.ports import Backend
-from taskloom.values import encode_checked
+from taskloom.values import EncodedJson, decode, encode, encode_checked
+
+ResultT = TypeVar("ResultT")
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +49,10 @@ class Attempt:
         task: TaskEntity[Any],
         event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any],
         on_progress: Callable[[RunContext], None],
+        saves: Saves,
+        keeping: LogKeeping,
     ) -> None:
-        self.context = RunContext(task, event, on_progress)
+        self.context = RunContext(task, event, on_progress, saves, keeping)
         self.interruption: Interruption | None = None
         self._loop = asyncio.get_running_loop()
         self._runner: asyncio.Task[Any] | None = asyncio.current_task(self._loop)
@@ -78,13 +84,31 @@ class _Interrupted(Exception):
 class Attempts:
     """Runs attempts for one worker."""
 
-    def __init__(self, backend: Backend, registry: Registry, heart: Heart, threads: HandlerThreads, by: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        heart: Heart,
+        threads: HandlerThreads,
+        logs: LogWriter,
+        by: str,
+        log_level: int,
+    ) -> None:
         self._backend = backend
+        self._logs = logs
+        self._keeping = LogKeeping(backend.clock, log_level)
         self._registry = registry
         self._heart = heart
         self._threads = threads
         self._by = by
         self._running: set[Attempt] = set()
+        self._saves = _Saves(backend)
+
+    def stop_at(self, until: datetime) -> None:
+        """The worker stops: what runs then is interrupted."""
+        for attempt in list(self._running):
+            context = attempt.context
+            context.until = until if context.until is None else min(until, context.until)
 
     def interrupt_all(self, why: Interruption) -> None:
         """End every running attempt."""
@@ -98,14 +122,27 @@ class Attempts:
 
         The lease is renewed meanwhile.
         """
-        attempt = Attempt(task, event, self._heart.progressed)
+        attempt = Attempt(task, event, self._heart.progressed, self._saves, self._keeping)
         self._running.add(attempt)
         self._heart.watch(attempt)
         try:
-            return await self._change(attempt, event)
+            change = await self._change(attempt, event)
+        except StoreError:
+            self._end_log(attempt, None)
+            raise
+        else:
+            self._end_log(attempt, change)
+            return change
         finally:
             self._running.discard(attempt)
             self._heart.forget(attempt)
+
+    def _end_log(self, attempt: Attempt, change: Change | None) -> None:
+        lines = attempt.context.end_log()
+        if lines is not None:
+            self._logs.add(lines)
+            if change is None:  # no end will be written, with which they could go
+                self._logs.write()
 
     async def _change(self, attempt: Attempt, event: TaskQueueEvent[Any] | StepFunctionTaskEvent[Any]) -> Change | None:
         task = attempt.task
@@ -114,6 +151,8 @@ class Attempts:
             text = encode_checked(results)
         except _Interrupted:
             return self._interrupted(attempt)
+        except Continue as more:
+            return self._continued(attempt, more)
         except NoHandler as error:
             return self._failed(attempt, Failure(type="NoHandler", message=str(error), attempt=task.attempt))
         except (asyncio.CancelledError, KeyboardInterrupt):
@@ -130,6 +169,26 @@ class Attempts:
             results=None if reference else text,
             result_ref=reference,
             progress=attempt.context.latest,
+            has_state=task.state is not None or attempt.context.has_saved,
+            now=self._backend.clock.now(),
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+        )
+
+    def _continued(self, attempt: Attempt, more: Continue) -> Change:
+        task, context, state = attempt.task, attempt.context, None
+        try:
+            if more.state is not KEEP:
+                context.state = decode(encode(more.state, "state"))
+            if more.state is not KEEP or context.positions:
+                state = _fitting(context.kept(), self._backend)
+        except InvalidInput as error:
+            return self._raised(attempt, error)
+        return lifecycle.continued(
+            task,
+            state=state,
+            progress=attempt.context.latest,
+            reason=more.reason,
             now=self._backend.clock.now(),
             by=self._by,
             claim_id=self._backend.ids.token(),
@@ -140,7 +199,13 @@ class Attempts:
         timeout = self._registry.policy(task.kind, task.task_type).timeout
         watch = None
         if timeout is not None or task.deadline_at is not None:
-            watch = asyncio.create_task(self._time_out(attempt, timeout))
+            until, why = task.deadline_at, Interruption.OVERDUE
+            if timeout is not None:
+                end = self._backend.clock.now() + timedelta(seconds=timeout)
+                if until is None or end < until:
+                    until, why = end, Interruption.TIMED_OUT
+            attempt.context.limit(until)
+            watch = asyncio.create_task(self._time_out(attempt, until, why))
         token = CURRENT.set(attempt.context)
         try:
             return await self._registry.run(task.kind, task.task_type, event, self.call)
@@ -160,12 +225,7 @@ class Attempts:
             if watch is not None:
                 watch.cancel()
 
-    async def _time_out(self, attempt: Attempt, timeout: float | None) -> None:
-        until, why = attempt.task.deadline_at, Interruption.OVERDUE
-        if timeout is not None:
-            end = self._backend.clock.now() + timedelta(seconds=timeout)
-            if until is None or end < until:
-                until, why = end, Interruption.TIMED_OUT
+    async def _time_out(self, attempt: Attempt, until: datetime | None, why: Interruption) -> None:
         if not await self._backend.clock.wait(attempt.over, until):
             attempt.interrupt(why)
 
@@ -240,6 +300,33 @@ class Attempts:
             by=self._by,
             claim_id=self._backend.ids.token(),
         )
+
+
+class _Saves:
+    """`events.context.Saves` of one worker."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._loop = asyncio.get_running_loop()
+
+    def now(self) -> datetime:
+        return self._backend.clock.now()
+
+    async def save(self, run: RunContext, state: EncodedJson) -> None:
+        change = lifecycle.checkpointed(run.task, _fitting(state, self._backend), now=self.now())
+        if isinstance(await write(self._backend, change), Refused):
+            raise ClaimLost(f"{run.task.id} was ended, or claimed again, since: nothing was saved")
+        run.has_saved = True
+
+    def blocking(self, call: Coroutine[Any, Any, ResultT]) -> ResultT:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
+def _fitting(state: EncodedJson, backend: Backend) -> EncodedJson:
+    limit, size = backend.payloads.inline_limit, len(state.encode())
+    if size > limit:
+        raise InvalidInput("state", f"has {size} bytes", f"save at most {limit}, and put the rest elsewhere")
+    return state
 
 
 def is_async(handler: Handler) -> bool:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from taskloom.errors import StoreError
+from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.writes import write_many
 from taskloom.lifecycle import Change, Refused, Written
 from taskloom.model import TaskStatus
@@ -39,8 +40,10 @@ class Endings:
         backend: Backend,
         let_go: Callable[[Delivery], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        logs: LogWriter,
     ) -> None:
         self._backend = backend
+        self._logs = logs
         self._let_go = let_go
         self._spawn = spawn
         self._endings: list[_Ending] = []
@@ -88,7 +91,7 @@ class Endings:
         if not endings:
             return
         try:
-            outcomes = await write_many(self._backend, [ending.change for ending in endings])
+            outcomes = await self._logs.beside(write_many(self._backend, [ending.change for ending in endings]))
         except StoreError as error:
             if len(endings) == 1:
                 self.postpone(endings[0].delivery, error)

@@ -14,9 +14,9 @@ def failure(error: BaseException, *, attempt: int, will_retry: bool) -> Failure:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ in ("builtins", None) else f"{kind.__module__}.{kind.__qualname__}"
     return Failure(
-        type=_clean(name, MAX_MESSAGE),
-        message=_clean(_message(error), MAX_MESSAGE),
-        traceback=_traceback(error),
+        type=clean(name, MAX_MESSAGE),
+        message=clean(_message(error), MAX_MESSAGE),
+        traceback=None if error.__traceback__ is None else traceback_text(error),
         attempt=attempt,
         will_retry=will_retry,
     )
@@ -24,7 +24,7 @@ def failure(error: BaseException, *, attempt: int, will_retry: bool) -> Failure:
 
 def reason(error: BaseException) -> str:
     """*error* in one bounded, encodable line."""
-    return _clean(f"{type(error).__name__}: {_message(error)}", MAX_MESSAGE)
+    return clean(f"{type(error).__name__}: {_message(error)}", MAX_MESSAGE)
 
 
 def _message(error: BaseException) -> str:
@@ -35,19 +35,20 @@ def _message(error: BaseException) -> str:
     return text or f"({type(error).__name__} without a message)"
 
 
-def _traceback(error: BaseException) -> str | None:
-    if error.__traceback__ is None:
-        return None
+def traceback_text(error: BaseException) -> str:
+    """*error* as Python prints it, causes included: bounded, encodable."""
     try:
         text = "".join(traceback.format_exception(error))
     except Exception as broken:  # noqa: BLE001 - it calls the user's __str__ and __notes__
         text = "".join(traceback.format_tb(error.__traceback__)) + f"(not all could be shown: {type(broken).__name__})"
     # The end says where it happened.
-    return _clean(text, MAX_TRACEBACK, keep_end=True)
+    return clean(text, MAX_TRACEBACK, keep_end=True)
 
 
-def _clean(text: str, limit: int, *, keep_end: bool = False) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+def clean(text: str, limit: int, *, keep_end: bool = False) -> str:
+    """*text*, encodable as UTF-8, cut to *limit* characters and a mark that says so."""
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if len(text) <= limit:
         return text
     return "… " + text[-limit:] if keep_end else text[:limit] + " …"

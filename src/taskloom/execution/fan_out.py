@@ -13,6 +13,7 @@ from taskloom.events import shapes
 from taskloom.events.registry import Registry
 from taskloom.events.task_events import StepFunctionTaskEvent
 from taskloom.execution.attempt import Attempts
+from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.quarantine import LOOK_AGAIN, Quarantine
 from taskloom.execution.slots import Slots
 from taskloom.execution.writes import patiently, write, write_many
@@ -51,6 +52,7 @@ class FanOuts:
         may_start: Callable[[], bool],
         slots: Slots,
         quarantine: Quarantine,
+        logs: LogWriter,
     ) -> None:
         self._backend = backend
         self._registry = registry
@@ -60,6 +62,7 @@ class FanOuts:
         self._may_start = may_start
         self._slots = slots
         self._quarantine = quarantine
+        self._logs = logs
 
     async def start(self, delivery: Delivery) -> datetime | None:
         """Claim the fan-out of a task message and start its execution; when the message is to come again, if at all.
@@ -84,8 +87,12 @@ class FanOuts:
                     if isinstance(outcome, Written):
                         break
         if parent is not None:
-            await self._begin(parent)
+            await self.begin(parent)
         return None
+
+    def serves(self, parent: TaskEntity[Any]) -> bool:
+        """Whether this module can run its sub-tasks."""
+        return self._registry.lacks_fan_out(parent.task_type) is None
 
     def _plan(self, parent: TaskEntity[Any]) -> FanOut:
         policy = self._registry.policy(parent.kind, parent.task_type)
@@ -97,7 +104,8 @@ class FanOuts:
             tolerated_failure_percentage=policy.tolerated_failure_percentage,
         )
 
-    async def _begin(self, parent: TaskEntity[Any]) -> None:
+    async def begin(self, parent: TaskEntity[Any]) -> None:
+        """Start the execution of the claimed *parent*, or end it if its execution has ended."""
         lack = self._registry.lacks_fan_out(parent.task_type)
         if lack is not None:
             failure = Failure(type="NoHandler", message=lack, attempt=parent.attempt)
@@ -300,7 +308,7 @@ class FanOuts:
                 if end is None:
                     outcome = await write(self._backend, claim)
                 else:
-                    ended, outcome = await write_many(self._backend, (end, claim))
+                    ended, outcome = await self._logs.beside(write_many(self._backend, (end, claim)))
                     self._note(run, end, ended)
                     end = None
                     if isinstance(ended, Refused) and isinstance(outcome, Written) and await self._is_over(run.parent):
@@ -321,7 +329,7 @@ class FanOuts:
         finally:
             # Also when the lane breaks off: what has run must not run again.
             if end is not None:
-                self._note(run, end, await write(self._backend, end))
+                self._note(run, end, await self._logs.beside(write(self._backend, end)))
 
     async def _claimed(self, run: "_ChunkRun", current: TaskEntity[Any] | None, value: Any) -> TaskEntity[Any] | None:
         """The sub-task that stands at *current*, if it is ours now; if not the tally knows why."""

@@ -1,4 +1,4 @@
-"""What must go on while handlers run: leases are renewed and progress is written, from a thread of its own."""
+"""What must go on while handlers run, from a thread of its own: leases are renewed, progress and log lines written."""
 
 import asyncio
 import logging
@@ -27,6 +27,7 @@ SAY_EVERY: Final = timedelta(seconds=10)
 """How often a worker says that it lives."""
 MAX_RUNNING: Final = 100
 """Tasks that it names then."""
+LOGS_EVERY: Final = timedelta(seconds=1)
 BEATS_PER_LEASE: Final = 3
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Heart:
         self._wake = asyncio.Event()
         self._stopped = False
         self._beating: Future[None] | None = None
+        self._storing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to beat."""
@@ -114,12 +116,21 @@ class Heart:
         clock = self._backend.clock
         every = self._lease / BEATS_PER_LEASE
         renewal, progress, look, said = clock.now() + every, clock.now(), clock.now() + LOOK_EVERY, clock.now()
+        logs = clock.now() + LOGS_EVERY
         while not self._stopped:
             due = min(renewal, look, said)
-            await clock.wait(self._wake, min(due, progress) if self._progressed else due)
+            if self._progressed:
+                due = min(due, progress)
+            if self._logged():
+                due = min(due, logs)
+            await clock.wait(self._wake, due)
             self._wake.clear()
             now = clock.now()
             try:
+                # Nobody rouses the heart for a log line: it looks often enough, and short attempts never need it.
+                if now >= logs and (logged := self._logged()):
+                    logs = now + LOGS_EVERY
+                    self._store(logged)
                 if self._progressed and now >= progress:
                     progress = now + PROGRESS_EVERY
                     await self._write_progress(now)
@@ -136,6 +147,32 @@ class Heart:
                 log.warning("leases could not be renewed; trying again", extra={"error": str(error)})
                 await clock.wait(self._wake, now + every / 10)
                 renewal = look = clock.now()
+        if self._storing is not None:
+            await asyncio.wait([self._storing])
+
+    def _logged(self) -> list[RunContext]:
+        """The attempts with log lines that are not stored yet."""
+        with self._lock:
+            contexts = [attempt.context for attempt in self._attempts]
+        return [context for context in contexts if context.lines is not None and context.lines.has_lines]
+
+    def _store(self, contexts: Sequence[RunContext]) -> None:
+        # In a task of its own: however slow that is, leases are renewed. The lines wait for the next time meanwhile.
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._write_logs(contexts))
+
+    async def _write_logs(self, contexts: Sequence[RunContext]) -> None:
+        found = [(context.lines, context.lines.batch(context.task)) for context in contexts if context.lines]
+        batches = [(lines, batch) for lines, batch in found if batch is not None]
+        if not batches:  # the attempts have ended meanwhile
+            return
+        try:
+            await self._backend.logs.append([batch for _, batch in batches])
+        except StoreError as error:
+            log.warning("log lines could not be written; trying again", extra={"error": str(error)})
+        else:
+            for lines, batch in batches:
+                lines.stored(batch)
 
         try:
             await self._backend.admin.leave(self._describe(()).name)

@@ -13,13 +13,16 @@ from typing import Any, Final, Self
 
 from taskloom.errors import StoreError, WiringError
 from taskloom.events.registry import Registry
+from taskloom.execution import capture
 from taskloom.execution.attempt import Attempt, Attempts, Interruption
 from taskloom.execution.deadlines import Deadlines
 from taskloom.execution.dispatch import Dispatcher
 from taskloom.execution.endings import FIRST_PAUSE, LONGEST_PAUSE, Endings
 from taskloom.execution.fan_out import FanOuts
 from taskloom.execution.heart import Heart
+from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.quarantine import Quarantine
+from taskloom.execution.reconciler import Reconciler
 from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
@@ -51,6 +54,7 @@ class Worker:
         task_types: frozenset[str] | None,
         lease: timedelta,
         grace: timedelta,
+        log_level: int,
     ) -> None:
         if not registry.serves_anything:
             raise WiringError(
@@ -69,7 +73,8 @@ class Worker:
         self._threads = HandlerThreads("taskloom-handler")
         self._started_at = backend.clock.now()
         self._heart = Heart(backend, lease, _claim_lost, self._facts)
-        self._attempts = Attempts(backend, registry, self._heart, self._threads, self.name)
+        logs = LogWriter(backend, self._spawn)
+        self._attempts = Attempts(backend, registry, self._heart, self._threads, logs, self.name, log_level)
         self._deadlines = Deadlines(backend, self.name)
         self._quarantine = quarantine = Quarantine()
         self._dispatcher = Dispatcher(backend, registry, self._attempts.call, self.name)
@@ -83,12 +88,14 @@ class Worker:
             may_start=lambda: not self._stopping.is_set(),
             slots=self._slots,
             quarantine=quarantine,
+            logs=logs,
         )
+        self._reconciler = Reconciler(backend, self._fan_outs, self.name)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._waiting: dict[_Pump, bool] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._endings = Endings(backend, self._let_go, self._spawn)
+        self._endings = Endings(backend, self._let_go, self._spawn, logs)
         self._pumps: list[asyncio.Task[None]] = []
         self._end_signals: Callable[[], None] | None = None
 
@@ -102,6 +109,7 @@ class Worker:
                 log.debug("the loop of the worker is closed")
 
         self._end_signals = self._backend.signals.on_work(work)
+        capture.begin()
         self._heart.start()
         if self._registry.watches_stream:  # its handlers may take long: no task waits for them
             pumps = [
@@ -114,6 +122,7 @@ class Worker:
         pumps.append(_Pump(self._deadlines.end_overdue, [store.next_deadline], is_signalled=False))
         self._waiting = dict.fromkeys(pumps, False)
         self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
+        self._pumps.append(asyncio.create_task(self._reconciler.run(self._stopping)))
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
         return self
 
@@ -124,6 +133,7 @@ class Worker:
         try:
             await self._finish()
         finally:
+            capture.end()
             if self._end_signals is not None:
                 self._end_signals()
             # Not in the executor of the loop, which handlers may have filled for good.
@@ -355,6 +365,7 @@ class Worker:
         await asyncio.gather(*self._pumps, return_exceptions=True)
         if not self._running:
             return
+        self._attempts.stop_at(self._backend.clock.now() + self._grace)
         over = asyncio.Event()
         waiting = asyncio.create_task(self._rest())
         waiting.add_done_callback(lambda _: over.set())

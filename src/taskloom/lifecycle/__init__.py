@@ -18,8 +18,19 @@ from taskloom.lifecycle.changes import (
     is_mine,
 )
 from taskloom.lifecycle.claims import Claimant, Come, Verdict, claim, claim_in_run, first_claim, is_last_chance
-from taskloom.lifecycle.ends import completed, failed, given_back, progressed, rejected, renewed, waits_for_retry
+from taskloom.lifecycle.ends import (
+    checkpointed,
+    completed,
+    continued,
+    failed,
+    given_back,
+    progressed,
+    rejected,
+    renewed,
+    waits_for_retry,
+)
 from taskloom.lifecycle.fan_outs import Counts, cancel_requested, counted, finalized, rejected_fan_out, totals
+from taskloom.lifecycle.repairs import may_be_repaired, repaired
 from taskloom.lifecycle.steering import FAN_OUT_ENDS, TOO_LATE, cancelled, overdue, retried, too_late
 
 __all__ = [
@@ -40,9 +51,11 @@ __all__ = [
     "Written",
     "cancel_requested",
     "cancelled",
+    "checkpointed",
     "claim",
     "claim_in_run",
     "completed",
+    "continued",
     "counted",
     "failed",
     "finalized",
@@ -50,11 +63,13 @@ __all__ = [
     "given_back",
     "is_last_chance",
     "is_mine",
+    "may_be_repaired",
     "overdue",
     "progressed",
     "rejected",
     "rejected_fan_out",
     "renewed",
+    "repaired",
     "retried",
     "too_late",
     "totals",

@@ -35,6 +35,7 @@ class Trigger(Enum):
     FAIL = "a handler raised, and that is final"
     RETRY = "a handler raised, and another attempt follows"
     GIVE_BACK = "its worker stops before it is done"
+    CONTINUE = "it goes on in another slice"
     ABANDON = "its lease ended too often"
     REJECT = "nothing will ever run it"
     CANCEL = "somebody cancels it"
@@ -44,6 +45,8 @@ class Trigger(Enum):
     RETRY_RUN = "somebody retries it: a new run"
     CLAIM_IN_NEW_RUN = "a worker claims it in a new run of its fan-out"
     EXPIRE = "its deadline passed"
+    REPAIR = "it had lost its message, and gets another one"
+    CARRY_ON = "it stood still, and goes on"
     FINALIZE_LATE = "its deadline passed before all of its sub-tasks had ended"
 
 
@@ -55,12 +58,15 @@ NEXT: Final[Mapping[tuple[TaskStatus, Trigger], TaskStatus]] = {
     (IN_PROGRESS, Trigger.FAIL): FAILED,
     (IN_PROGRESS, Trigger.RETRY): PENDING,
     (IN_PROGRESS, Trigger.GIVE_BACK): PENDING,
+    (IN_PROGRESS, Trigger.CONTINUE): PENDING,
     (IN_PROGRESS, Trigger.ABANDON): FAILED,
     (IN_PROGRESS, Trigger.REJECT): FAILED,
     (IN_PROGRESS, Trigger.FINALIZE_WELL): COMPLETED,
     (IN_PROGRESS, Trigger.FINALIZE_BADLY): FAILED,
     (IN_PROGRESS, Trigger.FINALIZE_CANCELLED): CANCELLED,
     (IN_PROGRESS, Trigger.FINALIZE_LATE): FAILED,
+    (PENDING, Trigger.REPAIR): PENDING,
+    (IN_PROGRESS, Trigger.CARRY_ON): IN_PROGRESS,
     (PENDING, Trigger.EXPIRE): FAILED,
     (IN_PROGRESS, Trigger.EXPIRE): FAILED,
     (PENDING, Trigger.CANCEL): CANCELLED,
@@ -97,6 +103,7 @@ class Patch(TypedDict, total=False):
     cancel_requested: CancelRequest | None
     deadline_at: datetime | None
     lost: int
+    state: EncodedJson | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,6 +166,7 @@ def claim_in_run(task: TaskEntity, parent: TaskEntity, who: Claimant) -> Change 
             "run": parent.run,
             "attempt": 1,
             "lost": 0,
+            "state": None,
             "fence": task.fence + 1,
             "claim_id": who.claim_id,
             "lease_until": who.now + who.lease,

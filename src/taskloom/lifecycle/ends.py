@@ -13,11 +13,15 @@ def completed(
     results: EncodedJson | None,
     result_ref: str | None,
     progress: Progress | None,
+    has_state: bool = False,
     now: datetime,
     by: str,
     claim_id: str,
 ) -> Change:
-    """The claimed *task* ended well. Exactly one of *results* and *result_ref* is given."""
+    """The claimed *task* ended well. Exactly one of *results* and *result_ref* is given.
+
+    What it saved (*has_state*) is of no use any more, and goes.
+    """
     status = NEXT[IN_PROGRESS, Trigger.SUCCEED]
     patch: Patch = {
         "status": status,
@@ -29,6 +33,8 @@ def completed(
         "updated_at": now,
         "finished_at": now,
     }
+    if has_state:
+        patch["state"] = None
     if progress is not None:
         patch["progress"] = progress
     return Change(key=task.key, guard=mine(task), patch=patch, history=entry(task, status, now, by), returning=False)
@@ -84,6 +90,37 @@ def given_back(task: TaskEntity, reason: str, *, now: datetime, by: str, claim_i
         },
         history=entry(task, status, now, by, reason),
     )
+
+
+def continued(
+    task: TaskEntity,
+    *,
+    state: EncodedJson | None,
+    progress: Progress | None,
+    reason: str,
+    now: datetime,
+    by: str,
+    claim_id: str,
+) -> Change:
+    """The claimed *task* goes on in another slice, with *state* (None: with what it has); the attempt goes on."""
+    status = NEXT[IN_PROGRESS, Trigger.CONTINUE]
+    patch: Patch = {
+        "status": status,
+        "attempt": task.attempt - 1,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "updated_at": now,
+    }
+    if state is not None:
+        patch["state"] = state
+    if progress is not None:
+        patch["progress"] = progress
+    return Change(key=task.key, guard=mine(task), patch=patch, history=entry(task, status, now, by, reason))
+
+
+def checkpointed(task: TaskEntity, state: EncodedJson, *, now: datetime) -> Change:
+    """The claimed *task* has saved *state* for its next attempt or slice."""
+    return Change(key=task.key, guard=mine(task), patch={"state": state, "updated_at": now}, returning=False)
 
 
 def renewed(task: TaskEntity, *, until: datetime, now: datetime) -> Change:

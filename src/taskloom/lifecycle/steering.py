@@ -59,6 +59,7 @@ def retried(
         "run": run,
         "attempt": 0,
         "lost": 0,
+        "state": None,
         "fence": task.fence + 1,
         "claim_id": claim_id,
         "dispatch": dispatch,

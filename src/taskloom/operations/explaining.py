@@ -70,9 +70,9 @@ class Explaining:
         """See `TaskService.explain`."""
         task = await self._finding.stored(key)
         now = self._backend.clock.now()
-        if task.is_terminal:
-            return _ended(task)
         parent = task if task.kind is not Kind.SUB_TASK else await self._finding.stored(key.parent)
+        if task.is_terminal:
+            return _ended(task, parent)
         if task.status is TaskStatus.IN_PROGRESS and task.kind is not Kind.SFN_TASK:
             return _running(task, now)
         if parent.cancel_requested is not None:
@@ -103,13 +103,19 @@ class Explaining:
             return None
         if not workers:
             return _says(task, Cause.NO_WORKER, "no worker is alive; start one with: taskloom worker APP", workers=[])
-        text = f"no live worker serves the task type {task.task_type!r}; alive are " + "; ".join(map(_served, workers))
+        what = "single tasks" if parent.kind is Kind.TASK else "fan-outs"
+        text = f"no live worker serves {what} of type {task.task_type!r}; alive are " + "; ".join(map(_served, workers))
         return _says(task, Cause.NO_WORKER, text, workers=[worker.name for worker in workers])
 
     async def _queued(self, top: TaskEntity[Any], task: TaskEntity[Any], now: datetime) -> Explanation:
+        # Before the queue is asked: a record that becomes a message meanwhile is seen here or there.
+        is_streamed = top.dispatch is not None and await self._backend.stream.next_due() is not None
         place = await self._backend.admin.place(top.key, COUNT_TO)
         if place is None:
-            if top.dispatch is not None:
+            current = await self._backend.store.get(top.key)
+            if current is None or current.version != top.version:  # it went on meanwhile
+                return await self.explain(task.key)
+            if is_streamed:
                 return _says(task, Cause.DISPATCH, "it is saved, and a worker is about to put it into the queue")
             return _says(task, Cause.REPAIR, "it has no message in the queue; the reconciler gives it one soon")
         if place.is_held:
@@ -172,9 +178,10 @@ class Explaining:
         )
 
 
-def _ended(task: TaskEntity[Any]) -> Explanation:
+def _ended(task: TaskEntity[Any], parent: TaskEntity[Any]) -> Explanation:
     last = task.history[-1] if task.history else None
     text = f"it is {task.status}"
+    text += "" if task.history else f": it was never started, and its fan-out is {parent.status}"
     if task.finished_at is not None:
         text += f" since {time_text(task.finished_at)}"
     text += f", in run {task.run}, attempt {task.attempt}" if task.attempt else ""
@@ -238,8 +245,9 @@ def _in_fan_out(task: TaskEntity[Any], parent: TaskEntity[Any]) -> Explanation:
 
 
 def _served(worker: WorkerFacts) -> str:
-    types = sorted({*(worker.tasks or ()), *(worker.fan_outs or ())})
-    return f"{worker.name} (serves {', '.join(types) or 'nothing'})"
+    sides = (("single tasks", worker.tasks), ("fan-outs", worker.fan_outs))
+    served = [f"{what}: {', '.join(types)}" for what, types in sides if types]
+    return f"{worker.name} (serves {'; '.join(served) or 'nothing'})"
 
 
 def _seconds(time: timedelta) -> str:

@@ -1,20 +1,18 @@
 """Finding tasks, and waiting for them."""
 
 import asyncio
-import base64
-import binascii
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from taskloom import model, payloads
 from taskloom.errors import InvalidInput, InvalidType, TaskNotFound
 from taskloom.model import MAX_SUB_TASKS, Kind, Page, TaskCode, TaskEntity, TaskKey, TaskStatus
+from taskloom.operations import cursors
 from taskloom.operations.checks import one_of, status_of
 from taskloom.policy import number, whole_number
 from taskloom.ports import Backend, TaskQuery
-
-CursorT = TypeVar("CursorT", str, int)
 
 MAX_PAGE: Final = 1000
 LOOK_ANYWAY: Final = timedelta(seconds=1)
@@ -65,12 +63,12 @@ class Finding:
             status=None if status is None else status_of(status),
             task_type=None if task_type is None else model.task_type(task_type),
             newest_first=one_of(order, "order", ("asc", "desc")) == "desc",
-            after=None if cursor is None else TaskCode(_from_cursor(cursor, str)),
+            after=None if cursor is None else TaskCode(cursors.text(cursor)),
             limit=whole_number(limit, "limit", low=1, high=MAX_PAGE),
         )
         tasks, after = await self._backend.store.list_tasks(query)
         items = [await payloads.whole(self._backend, task) for task in tasks]
-        return Page(items=items, cursor=None if after is None else _to_cursor(after))
+        return Page(items=items, cursor=None if after is None else cursors.of(after))
 
     async def sub_task_page(
         self, key: TaskKey, *, status: TaskStatus | str | None, limit: int, cursor: str | None
@@ -78,7 +76,7 @@ class Finding:
         """See `TaskService.list_sub_tasks`."""
         wanted = None if status is None else status_of(status)
         whole_number(limit, "limit", low=1, high=MAX_PAGE)
-        start = 0 if cursor is None else _from_cursor(cursor, int)
+        start = 0 if cursor is None else cursors.number(cursor, MAX_SUB_TASKS)
         parent = await self._fan_out(key)
         count = parent.attributes.sub_task_count or 0
         indexes = range(start, min(count, start + max(limit, payloads.SUB_TASK_PAGE if wanted else 0)))
@@ -92,7 +90,7 @@ class Finding:
                 end += 1
                 if wanted is None or task.status is wanted:
                     found.append(task)
-        return Page(items=found, cursor=_to_cursor(end) if end < count else None)
+        return Page(items=found, cursor=cursors.of(end) if end < count else None)
 
     async def ended(self, key: TaskKey, timeout: float | None) -> TaskEntity[Any]:
         """See `TaskService.wait`."""
@@ -100,6 +98,20 @@ class Finding:
         until = None
         if timeout is not None:
             until = clock.now() + timedelta(seconds=number(timeout, "timeout", low=0, high=366 * 86400))
+        with self.changes(key) as changed:
+            while True:
+                changed.clear()
+                task = await self.stored(key)
+                now = clock.now()
+                if task.is_terminal:
+                    return await payloads.whole(self._backend, task)
+                if until is not None and now >= until:
+                    raise TimeoutError(f"{key} is still {task.status} after {timeout:g} s")
+                await clock.wait(changed, now + LOOK_ANYWAY if until is None else min(until, now + LOOK_ANYWAY))
+
+    @contextmanager
+    def changes(self, key: TaskKey) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the task *key* may have ended; of a sub-task, its fan-out."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
 
@@ -111,15 +123,7 @@ class Finding:
 
         end = self._backend.signals.on_change(key.parts.code, wake)
         try:
-            while True:
-                changed.clear()
-                task = await self.stored(key)
-                now = clock.now()
-                if task.is_terminal:
-                    return await payloads.whole(self._backend, task)
-                if until is not None and now >= until:
-                    raise TimeoutError(f"{key} is still {task.status} after {timeout:g} s")
-                await clock.wait(changed, now + LOOK_ANYWAY if until is None else min(until, now + LOOK_ANYWAY))
+            yield changed
         finally:
             end()
 
@@ -140,17 +144,3 @@ class Finding:
             else:
                 tasks.append(await payloads.whole(self._backend, payloads.sub_task(parent, row, value)))
         return tasks
-
-
-def _to_cursor(position: str | int) -> str:
-    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
-
-
-def _from_cursor(cursor: str, kind: type[CursorT]) -> CursorT:
-    try:
-        position = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (TypeError, ValueError, binascii.Error):
-        position = None
-    if type(position) is not kind or (isinstance(position, int) and not 0 <= position < MAX_SUB_TASKS):
-        raise InvalidInput("cursor", f"{cursor!r} is none of this list", "pass on the cursor of the page before")
-    return position

@@ -1,27 +1,31 @@
 """What operators see of the queues, and do with them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from taskloom import lifecycle, model
 from taskloom.errors import InvalidInput, TaskNotFound, TaskOpen
+from taskloom.execution.reconciler import DUTY
 from taskloom.execution.writes import write_many
 from taskloom.lifecycle import Written
 from taskloom.model import Kind, TaskKey, TaskStatus
 from taskloom.operations.checks import short
 from taskloom.operations.finding import Finding
 from taskloom.operations.steering import Steering
-from taskloom.policy import number
+from taskloom.policy import number, whole_number
 from taskloom.ports import Backend, DeadLetter, LaneFigures, Pause, PauseScope, Throughput, WorkerFacts
+from taskloom.values import Json
 
 ALIVE: Final = timedelta(seconds=30)
 """How long a worker counts as alive that was not seen again: it says three times as often that it lives."""
 RATE_OVER: Final = timedelta(minutes=5)
 """Over how long the rate is measured."""
 PAGE: Final = 200
+MAX_LETTERS: Final = 1000
+MAX_ID: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,10 @@ class Queues:
         """What is paused, since when, why and by whom."""
         return await self._backend.admin.pauses()
 
+    async def repairs(self) -> Mapping[str, Json] | None:
+        """What the reconciler did when it looked last: `at`, `by` and `repaired`, counts by what was done."""
+        return await self._backend.admin.duty(DUTY)
+
     async def purge(
         self,
         *,
@@ -149,8 +157,13 @@ class Queues:
     async def dead_letters(
         self, *, tenant_code: str | None = None, after: int = 0, limit: int = 100
     ) -> Sequence[DeadLetter]:
-        """Tasks that could not be dispatched, with the reason, behind the id *after*."""
+        """Tasks that could not be dispatched, with the reason, behind the id *after*; at most *limit* (up to 1,000).
+
+        Raises: InvalidInput, InvalidType.
+        """
         tenant = None if tenant_code is None else model.tenant_code(tenant_code)
+        whole_number(after, "after", low=0, high=MAX_ID)
+        whole_number(limit, "limit", low=1, high=MAX_LETTERS)
         return await self._backend.admin.dead_letters(tenant, after, limit)
 
     async def iter_dead_letters(self, *, tenant_code: str | None = None) -> AsyncIterator[DeadLetter]:
@@ -171,19 +184,24 @@ class Queues:
     ) -> int:
         """Run the task of one dead letter again, or those of all; how many.
 
-        Each starts a new run, and the letter goes. What runs again already is left alone, but its letter goes.
-        *per_second* spreads them over time. Raises: InvalidInput when there is no letter *id*.
+        Each starts a new run, and the letter goes. What runs again already, or has ended well since, is left alone, but
+        its letter goes. *per_second* spreads them over time. Raises: InvalidInput when there is no letter *id*.
         """
         if per_second is not None:
             number(per_second, "per_second", low=0.001, high=1e6)
+        short(by, "by")
         redriven = 0
         if id is not None:
+            whole_number(id, "id", low=1, high=MAX_ID)
             found = await self.dead_letters(tenant_code=tenant_code, after=id - 1, limit=1)
             if not found or found[0].id != id:
                 raise InvalidInput("id", f"there is no dead letter {id}", "list the dead letters")
             return await self._redrive(found[0], by)
         clock = self._backend.clock
+        began = clock.now()
         async for letter in self.iter_dead_letters(tenant_code=tenant_code):
+            if letter.at > began:  # it was redriven, and has died again
+                break
             if redriven and per_second is not None:
                 await clock.wait(asyncio.Event(), clock.now() + timedelta(seconds=1 / per_second))
             redriven += await self._redrive(letter, by)
@@ -191,9 +209,9 @@ class Queues:
 
     async def _redrive(self, letter: DeadLetter, by: str | None) -> int:
         try:
-            await self._steering.retry(letter.key, only_failed=False, reason="redriven from the dead letters", by=by)
+            await self._steering.retry(letter.key, only_failed=True, reason="redriven from the dead letters", by=by)
             redriven = 1
-        except (TaskOpen, TaskNotFound):
+        except (TaskOpen, TaskNotFound, InvalidInput):
             redriven = 0
         await self._backend.admin.remove_dead_letters([letter.id])
         return redriven
