@@ -605,3 +605,36 @@ def test_progress_after_the_end_is_not_written(backend: Backend, clock: FakeCloc
         assert await look(backend, task) == before
 
     asyncio.run(main())
+
+
+# --- signs of life ---------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_seen_while_it_lives_and_no_longer(backend: Backend, clock: FakeClock) -> None:
+    """Also one whose handlers log, which makes it write in between; and it names what it runs."""
+    module = module_over(backend)
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        logging.getLogger("app").warning("still here")
+        inside.set()
+        await leave.wait()
+
+    async def main() -> None:
+        task = await create(backend)
+        began = clock.now()
+        async with module.worker(concurrency=3) as worker, asyncio.timeout(DEADLINE):
+            await inside.wait()
+            for _ in range(3):
+                clock.advance(10)
+                while [facts.seen_at for facts in await backend.admin.workers(began)] != [clock.now()]:
+                    await asyncio.to_thread(lambda: None)
+                (facts,) = await backend.admin.workers(began)
+                assert (facts.name, facts.started_at, facts.concurrency) == (worker.name, began, 3)
+                assert facts.running == [task.id]
+            leave.set()
+            await worker.drain()
+        assert await backend.admin.workers(began) == []
+
+    asyncio.run(main())
