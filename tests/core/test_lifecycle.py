@@ -415,6 +415,7 @@ def test_a_sub_task_of_an_earlier_run_begins_anew(status: TaskStatus) -> None:
             "run": 3,
             "attempt": 1,
             "lost": 0,
+            "state": None,
             "fence": 8,
             "claim_id": "mine",
             "lease_until": NOW + timedelta(seconds=60),
@@ -571,6 +572,75 @@ def test_the_ends_of_an_attempt_say_all_that_is_known() -> None:
         assert "progress" not in change.patch, "what was written before is kept"
 
 
+def test_what_was_saved_goes_with_a_good_end_only() -> None:
+    task = claimed()
+    for has_state in (True, False):
+        done = lifecycle.completed(task, results=None, result_ref="ref", progress=None, has_state=has_state, **_ends)
+        assert done.patch.get("state", "kept") == (None if has_state else "kept")
+    assert "state" not in OF_A_CLAIM["failed"](task).patch, "a retry goes on with it"
+
+
+@pytest.mark.parametrize("state", [EncodedJson("1"), None])
+@pytest.mark.parametrize("progress", [Progress(done=1), None])
+def test_a_task_that_goes_on_in_another_slice(state: EncodedJson | None, progress: Progress | None) -> None:
+    """The attempt is the same one; what it does not give stays as it was."""
+    change = lifecycle.continued(claimed(), state=state, progress=progress, reason="more", **_ends)
+    expected: Patch = {
+        "status": PENDING,
+        "attempt": 1,
+        "claim_id": "mine",
+        "lease_until": None,
+        "updated_at": NOW,
+    }
+    if state is not None:
+        expected["state"] = state
+    if progress is not None:
+        expected["progress"] = progress
+    assert change.patch == expected
+    assert change.history is not None
+    assert change.history.reason == "more"
+
+
+def test_what_is_saved_and_shown_meanwhile() -> None:
+    task, later = claimed(), NOW + timedelta(seconds=60)
+    state, progress = EncodedJson("1"), Progress(done=1)
+    assert lifecycle.checkpointed(task, state, now=NOW).patch == {"state": state, "updated_at": NOW}
+    assert lifecycle.progressed(task, progress, now=NOW).patch == {"progress": progress, "updated_at": NOW}
+    assert lifecycle.renewed(task, until=later, now=NOW).patch == {"lease_until": later, "updated_at": NOW}
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SFN_TASK])
+@pytest.mark.parametrize("status", sorted(OPEN))
+def test_a_repair_brings_another_message_and_nothing_else(status: TaskStatus, kind: Kind) -> None:
+    """A running fan-out gets none (rule 3); of the others no lease may be live, not even by now."""
+    task = replace(claimed(kind, run=3), status=status)
+    runs_by_itself = kind is Kind.SFN_TASK and status is IN_PROGRESS
+    patch: Patch = {"status": status, "claim_id": "mine", "updated_at": NOW}
+    if not runs_by_itself:
+        patch["dispatch"] = "new"
+    assert lifecycle.repaired(task, "why", dispatch="new", **_ends) == Change(
+        key=task.key,
+        guard=Guard(status=frozenset({status}), fence=5, run=3, lease_ended_by=None if runs_by_itself else NOW),
+        patch=patch,
+        history=HistoryEntry(at=NOW, status=status, run=3, attempt=2, reason="repaired: why", by="worker"),
+    )
+
+
+@pytest.mark.parametrize(("repairs", "minutes"), [(1, 1), (2, 2), (3, 4), (21, 2**20), (30, 2**20)])
+def test_repairs_of_a_task_are_made_ever_more_rarely(repairs: int, minutes: int) -> None:
+    """Those of its run, and nothing else that stands in its history."""
+
+    def entry(reason: str | None, run: int = 2) -> HistoryEntry:
+        return HistoryEntry(at=EPOCH, status=PENDING, run=run, attempt=0, reason=reason)
+
+    first = plain(run=2, history=(entry("repaired: why", run=1), entry("not repaired: why"), entry(None)))
+    assert lifecycle.may_be_repaired(first, EPOCH)
+    again = replace(first, history=(*first.history, *[entry("repaired: why")] * repairs, entry(None)))
+    due = EPOCH + timedelta(minutes=minutes)
+    assert not lifecycle.may_be_repaired(again, due - timedelta(milliseconds=1))
+    assert lifecycle.may_be_repaired(again, due)
+
+
 def test_a_given_back_task_says_why() -> None:
     entry = OF_A_CLAIM["given_back"](claimed()).history
     assert entry is not None
@@ -615,6 +685,7 @@ def test_a_new_run_forgets_the_one_before(kind: Kind, only_failed: bool) -> None
         "run": 3,
         "attempt": 0,
         "lost": 0,
+        "state": None,
         "fence": 8,
         "claim_id": "mine",
         "dispatch": "new",
@@ -660,6 +731,7 @@ def test_only_changes_whose_task_is_needed_give_it_back() -> None:
     """Each costs a read."""
     assert {name for name, build in OF_A_CLAIM.items() if not build(claimed()).returning} == {
         "completed",
+        "checkpointed",
         "renewed",
         "progressed",
     }

@@ -1,7 +1,6 @@
 """Patience with a storage that is busy: how often it is asked again, and how long is waited in between."""
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,11 +9,11 @@ import pytest
 
 from taskloom import TaskQueueEvent
 from taskloom.errors import StoreBusy, StoreCorrupt, StoreError, StoreFull
-from taskloom.execution.endings import Endings
 from taskloom.execution.writes import patiently
-from taskloom.ports import Backend, Delivery, Served
-from tests.support.faults import DEADLINE, Inner, PortCall, Probe, tapped
-from tests.support.scenarios import TENANT, HastyClock, module_over
+from taskloom.ports import Backend, Served
+from tests.support.clock import FakeClock
+from tests.support.faults import DEADLINE, Inner, PortCall, tapped
+from tests.support.scenarios import TENANT, HastyClock, module_over, work
 
 
 class Pauses(HastyClock):
@@ -72,35 +71,32 @@ def test_a_storage_that_will_not_get_better_is_asked_once(error: type[StoreError
     assert calls == 1
 
 
-def test_a_message_that_storage_errors_hold_up_comes_again_ever_later(backend: Backend) -> None:
+def test_a_message_that_storage_errors_hold_up_comes_again_ever_later(backend: Backend, clock: FakeClock) -> None:
     """Up to a minute; the number of its deliveries decides."""
-    probe = Probe()
-    over = tapped(backend, probe)
-    let_go: list[Delivery] = []
-    work: list[asyncio.Task[None]] = []
 
-    def spawn(coroutine: Coroutine[Any, Any, None]) -> None:
-        work.append(asyncio.create_task(coroutine))
+    async def failing(call: PortCall, inner: Inner) -> Any:
+        if call.name.startswith("store.update"):
+            raise StoreError("on purpose")
+        return await inner()
+
+    module = module_over(tapped(backend, failing))
+    module.task("cat")(lambda event: None)
 
     async def main() -> None:
-        await module_over(backend).task_service.create_task(tenant_code=TENANT, task_type="cat")
-        await backend.stream.forward(10)
-        served = Served(tasks=None, fan_outs=None)
-        (delivery,) = await backend.queue.receive(served, 1, visible_at=backend.clock.now() + timedelta(seconds=60))
-        endings = Endings(over, let_go.append, spawn)
-        for received in (1, 2, 3, 9, 10, 1_000):
-            endings.postpone(replace(delivery, received=received), StoreBusy("on purpose"))
-            await asyncio.gather(*work)
-        waits = [(call.args[1] - backend.clock.now()).total_seconds() for call in probe.named("queue.release")]
-        assert waits == [0.2, 0.4, 0.8, 51.2, 60, 60]
-        assert len(let_go) == len(waits)
+        await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
+        for pause in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60, 60, 60):
+            async with asyncio.timeout(DEADLINE):
+                await work(module)
+            due = await backend.queue.next_due(Served(tasks=None, fan_outs=None))
+            assert due == clock.now() + timedelta(seconds=pause)
+            clock.advance(pause)
 
     asyncio.run(main())
 
 
 def test_a_worker_looks_for_work_ever_more_slowly_while_the_storage_fails(backend: Backend) -> None:
-    """Up to a minute; after a success it begins anew."""
-    pauses = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60]
+    """After a success it begins anew."""
+    pauses = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2]
     clock = Pauses(*pauses)
     fails = iter([*[True] * len(pauses), False, True, True, False])
 
