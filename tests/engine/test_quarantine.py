@@ -1,8 +1,9 @@
 """What may be poison is run one at a time in its last attempt, so that it takes nobody along."""
 
 import asyncio
-import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -63,22 +64,22 @@ def claim_of(code: str, *, attempt: int, status: TaskStatus = IN_PROGRESS, max_l
 def test_one_is_inside_at_a_time() -> None:
     quarantine, who = Quarantine(), claimant()
     first, second, third = (claim_of(code, attempt=2) for code in ("A", "B", "C"))
-    assert quarantine.admits(first, who)
-    assert not quarantine.admits(second, who)
+    assert quarantine.admits(first, who, first.key)
+    assert not quarantine.admits(second, who, second.key)
     quarantine.leave(first.key)
-    assert quarantine.admits(third, who)
-    assert not quarantine.admits(first, who)
+    assert quarantine.admits(third, who, third.key)
+    assert not quarantine.admits(first, who, first.key)
 
 
 def test_who_is_inside_may_ask_again() -> None:
     """A claim that was refused is decided anew, and a message may come twice."""
     quarantine, who = Quarantine(), claimant()
     first, second = claim_of("A", attempt=2), claim_of("B", attempt=2)
-    assert quarantine.admits(first, who)
-    assert quarantine.admits(first, who)
-    assert not quarantine.admits(second, who)
+    assert quarantine.admits(first, who, first.key)
+    assert quarantine.admits(first, who, first.key)
+    assert not quarantine.admits(second, who, second.key)
     quarantine.leave(first.key)
-    assert quarantine.admits(second, who)
+    assert quarantine.admits(second, who, second.key)
 
 
 def test_only_who_is_inside_can_leave() -> None:
@@ -86,9 +87,9 @@ def test_only_who_is_inside_can_leave() -> None:
     quarantine, who = Quarantine(), claimant()
     first, second, third = (claim_of(code, attempt=2) for code in ("A", "B", "C"))
     quarantine.leave(first.key)
-    assert quarantine.admits(first, who)
+    assert quarantine.admits(first, who, first.key)
     quarantine.leave(second.key)
-    assert not quarantine.admits(third, who)
+    assert not quarantine.admits(third, who, third.key)
 
 
 def test_others_are_always_admitted_and_take_no_room() -> None:
@@ -102,13 +103,13 @@ def test_others_are_always_admitted_and_take_no_room() -> None:
     ]
     assert others[-1].patch["status"] is FAILED
     for change in others:
-        assert quarantine.admits(change, who)
+        assert quarantine.admits(change, who, change.key)
     last = claim_of("E", attempt=2)
-    assert quarantine.admits(last, who)
+    assert quarantine.admits(last, who, last.key)
     for change in others:
-        assert quarantine.admits(change, who)
+        assert quarantine.admits(change, who, change.key)
         quarantine.leave(change.key)
-    assert not quarantine.admits(claim_of("F", attempt=2), who)
+    assert not quarantine.admits(claim_of("F", attempt=2), who, claim_of("F", attempt=2).key)
 
 
 @pytest.mark.parametrize(("attempt", "max_lost", "last"), [(1, 3, False), (2, 3, True), (1, 2, True), (3, 5, False)])
@@ -116,8 +117,8 @@ def test_the_last_chance_depends_on_the_limit(attempt: int, max_lost: int, last:
     change = claim_of("A", attempt=attempt, max_lost=max_lost)
     assert is_last_chance(change, max_lost) is last
     quarantine = Quarantine()
-    quarantine.admits(claim_of("B", attempt=2), claimant())
-    assert quarantine.admits(change, claimant(max_lost)) is not last
+    quarantine.admits(claim_of("B", attempt=2), claimant(), claim_of("B", attempt=2).key)
+    assert quarantine.admits(change, claimant(max_lost), change.key) is not last
 
 
 # --- in a worker -----------------------------------------------------------------------------------------------------
@@ -574,7 +575,8 @@ def test_a_store_that_is_busy_at_any_call(kind: str, reply_lost: bool, tmp_path:
 
     async def fail(number: int) -> bool:
         database = tmp_path / f"{number}.db"
-        shutil.copy(template, database)
+        with closing(sqlite3.connect(template)) as source, closing(sqlite3.connect(database)) as copy:
+            source.backup(copy)
         own = HastyClock(clock.now())
         backend = open_backend(database, own)
         tap = FailAt(number, reply_lost=reply_lost)

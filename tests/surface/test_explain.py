@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from taskloom import EventFactoryAddedTask, Retry, StepFunctionTaskEvent, TaskKey, TaskModule, TaskQueueEvent
+from taskloom import (
+    EventFactoryAddedTask,
+    Retry,
+    StepFunctionTaskEvent,
+    TaskKey,
+    TaskModule,
+    TaskQueueEvent,
+    TaskStatus,
+)
 from taskloom.clock import to_milliseconds
 from taskloom.embedded.database import BUSY_SECONDS
 from taskloom.errors import InvalidInput, TaskNotFound
@@ -21,6 +29,8 @@ from taskloom.ports import Served
 from taskloom.record import time_text
 from tests.engine import processes
 from tests.support.clock import FakeClock
+from tests.support.faults import Inner, PortCall, tapped
+from tests.support.scenarios import module_over, open_backend
 from tests.surface.running import Entity, MakeModule, drained, until, within_patience
 
 STEADY = Retry(max_attempts=3, initial=30, jitter=False)
@@ -94,6 +104,16 @@ async def in_queue(module: TaskModule, *tasks: Entity) -> None:
         return None not in places
 
     await until(are_there)
+
+
+async def running(module: TaskModule, *tasks: Entity) -> None:
+    """Return when *tasks* run."""
+
+    async def they_run() -> bool:
+        states = {(await module.task_service.get_task(task.key)).status for task in tasks}
+        return states == {TaskStatus.IN_PROGRESS}
+
+    await until(they_run)
 
 
 def by_hand(database: Path, sql: str, *values: object) -> None:
@@ -431,8 +451,7 @@ def test_as_many_of_its_type_run_as_may(make_module: MakeModule, clock: FakeCloc
         gate = Gate()
         busy(module, gate, max_concurrency=2)
         async with living(module, concurrency=8) as worker:
-            for number in range(2):
-                await create(module, f"other-{number}", input="stop")
+            await running(module, *[await create(module, f"other-{number}", input="stop") for number in range(2)])
             task = await create(module, input="stop")
             await in_queue(module, task)
 
@@ -456,8 +475,7 @@ def test_as_many_of_its_tenant_run_as_may(make_module: MakeModule, clock: FakeCl
         gate = Gate()
         busy(module, gate, max_concurrency=8, max_concurrency_per_tenant=1)
         async with living(module, concurrency=2) as worker:
-            for tenant in ("acme", "other"):
-                await create(module, tenant, input="stop")
+            await running(module, *[await create(module, tenant, input="stop") for tenant in ("acme", "other")])
             task = await create(module)
             await in_queue(module, task)
 
@@ -849,22 +867,29 @@ def test_whoever_knows_the_key_may_ask(make_module: MakeModule, clock: FakeClock
     asyncio.run(within_patience(scenario()))
 
 
-def test_what_changes_while_it_is_asked_about_is_told_as_it_is_then(make_module: MakeModule) -> None:
-    """Never that it lost its message, only because it has ended meanwhile."""
-    module = make_module()
-    module.task("job")(lambda event: None)
+def test_what_ends_while_it_is_asked_about_has_ended(database: Path, clock: FakeClock) -> None:
+    """It has no message any more, but nobody lost it."""
+    backend = open_backend(database, clock)
+    plain = module_over(backend, grace=0)
 
-    async def scenario() -> set[Cause]:
-        causes = set()
-        async with living(module, concurrency=1):
-            for _ in range(30):
-                task = await create(module)
-                cause = None
-                while cause is not Cause.ENDED:
-                    cause = (await module.task_service.explain(task.key)).cause
-                    causes.add(cause)
-        return causes
+    async def scenario() -> None:
+        gate = Gate()
+        busy(plain, gate)
+        async with living(plain, concurrency=1) as worker:
+            await create(plain, input="stop")
+            await gate.reached.wait()
+            task = await create(plain)
+            await in_queue(plain, task)
 
-    causes = asyncio.run(within_patience(scenario()))
-    assert Cause.ENDED in causes
-    assert Cause.REPAIR not in causes
+            async def tap(call: PortCall, inner: Inner) -> Any:
+                answer = await inner()
+                if call.name == "store.get" and not gate.open.is_set():
+                    gate.open.set()
+                    await plain.task_service.wait(task.key)
+                    await worker.drain()
+                return answer
+
+            await told(module_over(tapped(backend, tap)), task.key, Cause.ENDED, "COMPLETED")
+
+    asyncio.run(within_patience(scenario()))
+    backend.close()

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 class _Ending(NamedTuple):
     delivery: Delivery
     change: Change
+    holder: object
 
 
 class _Settlement(NamedTuple):
@@ -38,26 +39,28 @@ class Endings:
     def __init__(
         self,
         backend: Backend,
-        let_go: Callable[[Delivery], None],
+        let_go: Callable[[Receipt], None],
+        leave: Callable[[object], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         logs: LogWriter,
     ) -> None:
         self._backend = backend
         self._logs = logs
         self._let_go = let_go
+        self._leave = leave
         self._spawn = spawn
         self._endings: list[_Ending] = []
         self._settlements: list[_Settlement] = []
         self._busy = False
 
-    def end(self, delivery: Delivery, change: Change) -> None:
-        """Write *change*, then settle the message."""
-        self._endings.append(_Ending(delivery, change))
+    def end(self, delivery: Delivery, change: Change, holder: object) -> None:
+        """Write *change*, then settle the message, and let *holder* leave the quarantine."""
+        self._endings.append(_Ending(delivery, change, holder))
         self._start()
 
     def settle(self, delivery: Delivery, again_at: datetime | None) -> None:
         """The message is done with, or is to come again at *again_at*."""
-        self._let_go(delivery)
+        self._let_go(delivery.receipt)
         self._settlements.append(_Settlement(delivery.receipt, again_at))
         self._start()
 
@@ -94,6 +97,7 @@ class Endings:
             outcomes = await self._logs.beside(write_many(self._backend, [ending.change for ending in endings]))
         except StoreError as error:
             if len(endings) == 1:
+                self._leave(endings[0].holder)
                 self.postpone(endings[0].delivery, error)
                 return
             for ending in endings:  # one that cannot be written fails alone
@@ -101,9 +105,11 @@ class Endings:
             return
         except BaseException:
             for ending in endings:
-                self._let_go(ending.delivery)
+                self._leave(ending.holder)
+                self._let_go(ending.delivery.receipt)
             raise
         for ending, outcome in zip(endings, outcomes, strict=True):
+            self._leave(ending.holder)
             self.settle(ending.delivery, self._again_at(ending.change, outcome))
 
     def _again_at(self, change: Change, outcome: Written | Refused) -> datetime | None:

@@ -18,7 +18,7 @@ from taskloom.execution.quarantine import LOOK_AGAIN, Quarantine
 from taskloom.execution.slots import Slots
 from taskloom.execution.writes import patiently, write, write_many
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Verdict, Written
-from taskloom.model import CancelRequest, Failure, FanOut, Kind, TaskEntity, TaskStatus
+from taskloom.model import TERMINAL, CancelRequest, Failure, FanOut, Kind, TaskEntity, TaskStatus
 from taskloom.policy import chunk_count, chunk_range, chunks_at_once, fan_out_plan, lost_lease_limit, retry_of
 from taskloom.ports import (
     Backend,
@@ -85,6 +85,8 @@ class FanOuts:
                     outcome = await write(self._backend, decision)
                     parent = outcome.entity if isinstance(outcome, Written) else outcome.current
                     if isinstance(outcome, Written):
+                        if decision.patch["status"] in TERMINAL:  # its deadline has passed
+                            return None
                         break
         if parent is not None:
             await self.begin(parent)
@@ -276,14 +278,20 @@ class FanOuts:
         if concurrency == 1:
             await self._lane(run)
             return
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(run.inputs)) - 1):
-                group.create_task(self._extra_lane(run))
-            try:
-                await self._lane(run)
-            finally:
-                run.over = True
-                self._slots.nudge()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(concurrency, len(run.inputs)) - 1):
+                    group.create_task(self._extra_lane(run))
+                try:
+                    await self._lane(run)
+                finally:
+                    run.over = True
+                    self._slots.nudge()
+        except BaseExceptionGroup as failures:
+            storage, others = failures.split(StoreError)
+            if storage is None or others is not None:
+                raise
+            raise _first(storage) from failures
 
     async def _extra_lane(self, run: "_ChunkRun") -> None:
         if await self._slots.take_unless(lambda: run.over):
@@ -295,6 +303,7 @@ class FanOuts:
     async def _lane(self, run: "_ChunkRun") -> None:
         """One sub-task after the other. The end of one and the claim of the next go to the store together."""
         end: Change | None = None
+        lane = object()  # runs one sub-task at a time, so it may stand for it in the quarantine
         try:
             for index in run.rest:
                 if run.cancelled or self._is_late(run.parent):
@@ -310,6 +319,7 @@ class FanOuts:
                 else:
                     ended, outcome = await self._logs.beside(write_many(self._backend, (end, claim)))
                     self._note(run, end, ended)
+                    self._quarantine.leave(lane)
                     end = None
                     if isinstance(ended, Refused) and isinstance(outcome, Written) and await self._is_over(run.parent):
                         await self._cancelled(fresh, None)
@@ -317,26 +327,31 @@ class FanOuts:
                         break
                 task: TaskEntity[Any] | None = fresh
                 if isinstance(outcome, Refused):
-                    task = await self._claimed(run, outcome.current, value)
+                    task = await self._claimed(run, outcome.current, value, lane)
                 if task is not None:
                     event = StepFunctionTaskEvent(input=task, context=run.context)
                     end = await self._attempts.run(task, event)
                     if end is not None and end.patch["status"] is TaskStatus.CANCELLED:
                         run.cancelled = True
                     if end is None:
-                        self._quarantine.leave(task.key)
+                        self._quarantine.leave(lane)
                         run.tally.come_again(self._backend.clock.now() + LOOK_AGAIN)
         finally:
             # Also when the lane breaks off: what has run must not run again.
-            if end is not None:
-                self._note(run, end, await self._logs.beside(write(self._backend, end)))
+            try:
+                if end is not None:
+                    self._note(run, end, await self._logs.beside(write(self._backend, end)))
+            finally:
+                self._quarantine.leave(lane)
 
-    async def _claimed(self, run: "_ChunkRun", current: TaskEntity[Any] | None, value: Any) -> TaskEntity[Any] | None:
+    async def _claimed(
+        self, run: "_ChunkRun", current: TaskEntity[Any] | None, value: Any, lane: object
+    ) -> TaskEntity[Any] | None:
         """The sub-task that stands at *current*, if it is ours now; if not the tally knows why."""
         while current is not None:  # None: it was there a moment ago, and its parent is being deleted
             who = self._claimant(run.parent)
             decision = lifecycle.claim_in_run(current, run.parent, who)
-            if isinstance(decision, Change) and not self._quarantine.admits(decision, who):
+            if isinstance(decision, Change) and not self._quarantine.admits(decision, who, lane):
                 decision = Come(who.now + LOOK_AGAIN)
             match decision:
                 case Come(at):
@@ -346,7 +361,7 @@ class FanOuts:
                     run.tally.ended(current.status)
                     return None
                 case _:
-                    outcome = await self._write_claim(decision)
+                    outcome = await self._write_claim(decision, lane)
                     if isinstance(outcome, Refused):
                         current = outcome.current
                     elif decision.patch["status"] is not TaskStatus.IN_PROGRESS:
@@ -356,14 +371,14 @@ class FanOuts:
                         return payloads.sub_task(run.parent, outcome.entity, value)
         return None
 
-    async def _write_claim(self, claim: Change) -> Written | Refused:
+    async def _write_claim(self, claim: Change, lane: object) -> Written | Refused:
         try:
             outcome = await write(self._backend, claim)
         except StoreError:
-            self._quarantine.leave(claim.key)
+            self._quarantine.leave(lane)
             raise
         if isinstance(outcome, Refused):
-            self._quarantine.leave(claim.key)
+            self._quarantine.leave(lane)
         return outcome
 
     async def _is_over(self, parent: TaskEntity[Any]) -> bool:
@@ -375,7 +390,6 @@ class FanOuts:
         return parent.deadline_at is not None and parent.deadline_at <= self._backend.clock.now()
 
     def _note(self, run: "_ChunkRun", end: Change, outcome: Written | Refused) -> None:
-        self._quarantine.leave(end.key)
         status = end.patch["status"]
         if isinstance(outcome, Refused):
             log.warning("the claim was lost; its result is dropped", extra={"task": end.key.id, "status": str(status)})
@@ -395,6 +409,13 @@ class FanOuts:
             lease=self._lease,
             max_lost=lost_lease_limit(retry),
         )
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _left(parent: TaskEntity[Any], rows: Sequence[ChunkRow]) -> list[int]:

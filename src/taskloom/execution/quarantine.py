@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import Final
 
 from taskloom.lifecycle import Change, Claimant, is_last_chance
-from taskloom.model import TaskKey
 
 LOOK_AGAIN: Final = timedelta(seconds=1)
 """How soon to look again at a task that somebody else was just faster to claim, or for which there is no room yet."""
@@ -18,18 +17,21 @@ class Quarantine:
     """
 
     def __init__(self) -> None:
-        self._inside: TaskKey | None = None
+        self._inside: object = None
 
-    def admits(self, claim: Change, who: Claimant) -> bool:
-        """Whether the task may be claimed now. If so, and it has to be alone, it is inside until it leaves."""
+    def admits(self, claim: Change, who: Claimant, holder: object) -> bool:
+        """Whether the task may be claimed now. If so, and it has to be alone, *holder* is inside until it leaves.
+
+        Not the task itself is the holder: its message may come twice, and the second one must not open the door.
+        """
         if not is_last_chance(claim, who.max_lost):
             return True
-        if self._inside is not None and self._inside != claim.key:
+        if self._inside is not None and self._inside != holder:
             return False
-        self._inside = claim.key
+        self._inside = holder
         return True
 
-    def leave(self, key: TaskKey) -> None:
-        """The task *key* is over, or was not claimed."""
-        if self._inside == key:
+    def leave(self, holder: object) -> None:
+        """The end of what *holder* ran is written, or it was not claimed."""
+        if holder is not None and self._inside == holder:
             self._inside = None

@@ -56,7 +56,7 @@ class SingleTasks:
             outcomes = iter(await write_many(self._backend, changes) if changes else ())
         except StoreError:
             for change in changes:
-                self._quarantine.leave(change.key)
+                self._quarantine.leave(change.patch["claim_id"])
             raise
         claims: list[Claimed] = []
         for delivery, decision in zip(deliveries, decisions, strict=True):
@@ -107,20 +107,21 @@ class SingleTasks:
             max_lost=lost_lease_limit(retry if standing is None else retry_of(retry, standing.options.retry)),
         )
         decision = lifecycle.claim(delivery.key, standing, delivery.task_kind, who)
-        if isinstance(decision, Change) and not self._quarantine.admits(decision, who):
+        if isinstance(decision, Change) and not self._quarantine.admits(decision, who, who.claim_id):
             return Come(who.now + LOOK_AGAIN)
         return decision
 
     async def _outcome(self, delivery: Delivery, change: Change, outcome: Written | Refused) -> Claimed:
         try:
             while isinstance(outcome, Refused):  # somebody was faster: look again at what it left
-                self._quarantine.leave(delivery.key)
+                self._quarantine.leave(change.patch["claim_id"])
                 decision = self._decide(delivery, outcome.current)
                 if not isinstance(decision, Change):
                     return _nothing(decision)
-                change, outcome = decision, await write(self._backend, decision)
+                change = decision
+                outcome = await write(self._backend, change)
         except StoreError as error:  # concerns this message only
-            self._quarantine.leave(delivery.key)
+            self._quarantine.leave(change.patch["claim_id"])
             return error
         # None: its workers died too often, and that was its end.
         return outcome.entity if change.patch["status"] is TaskStatus.IN_PROGRESS else None

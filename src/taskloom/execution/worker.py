@@ -27,6 +27,7 @@ from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently
+from taskloom.lifecycle import Change
 from taskloom.model import Kind, TaskEntity
 from taskloom.ports import Backend, Delivery, MessageKind, StepOutcome, WorkerFacts
 
@@ -95,7 +96,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._waiting: dict[_Pump, bool] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._endings = Endings(backend, self._let_go, self._spawn, logs)
+        self._endings = Endings(backend, self._heart.let_go, quarantine.leave, self._spawn, logs)
         self._pumps: list[asyncio.Task[None]] = []
         self._end_signals: Callable[[], None] | None = None
 
@@ -275,14 +276,9 @@ class Worker:
         if not task.cancelled() and task.exception() is None:
             return
         for delivery in deliveries:
-            self._let_go(delivery)
+            self._heart.let_go(delivery.receipt)
         if not task.cancelled():
             log.error("a delivery failed; its message comes again", exc_info=task.exception())
-
-    def _let_go(self, delivery: Delivery) -> None:
-        """The end of its task is written, or somebody else will see to it."""
-        self._heart.let_go(delivery.receipt)
-        self._quarantine.leave(delivery.key)
 
     async def _take(self, deliveries: Sequence[Delivery]) -> None:
         """Claim the single tasks of these messages, and start those that were claimed."""
@@ -308,6 +304,7 @@ class Worker:
             self._slots.give_back(len(deliveries) - started)
 
     async def _run(self, delivery: Delivery, task: TaskEntity[Any]) -> None:
+        change: Change | None = None
         try:
             change = await self._single.run(delivery, task)
         except StoreError as error:
@@ -316,9 +313,11 @@ class Worker:
             if change is None:
                 self._endings.settle(delivery, None)
             else:
-                self._endings.end(delivery, change)
+                self._endings.end(delivery, change, task.claim_id)
         finally:
             self._slots.give_back()
+            if change is None:
+                self._quarantine.leave(task.claim_id)
 
     async def _deliver(self, delivery: Delivery) -> None:
         """Start a fan-out, or do a step of an execution."""
@@ -340,7 +339,7 @@ class Worker:
         if outcome is None:
             self._endings.settle(delivery, again_at)
             return
-        self._let_go(delivery)
+        self._heart.let_go(delivery.receipt)
         try:
             await self._backend.machine.report(delivery, outcome)
         except StoreError as error:
