@@ -90,6 +90,14 @@ def test_a_long_message_keeps_its_beginning() -> None:
     assert kept.message.startswith("beginxxx")
 
 
+@pytest.mark.parametrize("length", [MAX_MESSAGE - 1, MAX_MESSAGE, MAX_MESSAGE + 1])
+def test_what_fits_is_kept_as_it_is(length: int) -> None:
+    """And of what does not, all that fits."""
+    whole = "x" * length
+    kept = whole if length <= MAX_MESSAGE else "x" * MAX_MESSAGE + " …"
+    assert failure(ValueError(whole), attempt=1, will_retry=False).message == kept
+
+
 def test_a_long_traceback_keeps_its_end() -> None:
     """The end says where it happened."""
 

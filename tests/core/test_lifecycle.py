@@ -12,20 +12,23 @@ from hypothesis import strategies as st
 
 from taskloom import lifecycle
 from taskloom.clock import EPOCH
-from taskloom.lifecycle import NEXT, Change, Claimant, Come, Guard, Patch, Refused, Trigger, Verdict
+from taskloom.lifecycle import MAX_REASON, NEXT, Change, Claimant, Come, Guard, Patch, Refused, Trigger, Verdict
 from taskloom.model import (
     OPEN,
     TERMINAL,
     CancelRequest,
     Failure,
     FanOut,
+    HistoryEntry,
     Kind,
     Progress,
+    RetryNumbers,
     TaskAttributes,
     TaskEntity,
     TaskOptions,
     TaskStatus,
 )
+from taskloom.ports import ChunkRow
 from taskloom.values import EncodedJson
 from tests.core.strategies import plain
 
@@ -393,6 +396,424 @@ def test_the_end_of_a_fan_out(failed: int, status: TaskStatus) -> None:
     assert change.patch["sub_task_succeed_count"] == 2 - failed
     assert change.patch["sub_task_failed_count"] == failed
     assert change.patch["fence"] == 6
+
+
+# --- whole changes ---------------------------------------------------------------------------------------------------
+# What a change writes is spelt out where a forgotten or additional value would be seen late: in another run, say.
+
+
+@pytest.mark.parametrize("status", [PENDING, FAILED, CANCELLED, COMPLETED])
+def test_a_sub_task_of_an_earlier_run_begins_anew(status: TaskStatus) -> None:
+    """Nothing that it was remains, and its fence grows on (rule 2)."""
+    task = plain(Kind.SUB_TASK, status, fence=7, run=1, attempt=4, lost=2)
+    parent = claimed(Kind.SFN_TASK, run=3, fan_out=replace(PLAN, only_failed=False))
+    assert lifecycle.claim_in_run(task, parent, claimant()) == Change(
+        key=task.key,
+        guard=Guard(status=frozenset({status}), fence=7, run=1),
+        patch={
+            "status": IN_PROGRESS,
+            "run": 3,
+            "attempt": 1,
+            "lost": 0,
+            "state": None,
+            "fence": 8,
+            "claim_id": "mine",
+            "lease_until": NOW + timedelta(seconds=60),
+            "next_attempt_at": None,
+            "results": None,
+            "result_ref": None,
+            "error": None,
+            "progress": None,
+            "started_at": NOW,
+            "finished_at": None,
+            "updated_at": NOW,
+        },
+        history=HistoryEntry(at=NOW, status=IN_PROGRESS, run=3, attempt=1, by="worker"),
+    )
+
+
+def test_a_sub_task_that_an_earlier_run_left_running_is_claimed_when_its_lease_ends() -> None:
+    """Its worker may live; rule 2: the lease must have ended in the store too."""
+    parent = claimed(Kind.SFN_TASK, run=2)
+    task = claimed(Kind.SUB_TASK, lease_until=NOW)
+    assert lifecycle.claim_in_run(task, parent, claimant(NOW - timedelta(seconds=1))) == Come(NOW)
+    change = _change(lifecycle.claim_in_run(task, parent, claimant()))
+    assert change.guard == Guard(status=frozenset({IN_PROGRESS}), fence=5, run=1, lease_ended_by=NOW)
+
+
+@pytest.mark.parametrize(("plan", "again"), [(PLAN, False), (None, False), (replace(PLAN, only_failed=False), True)])
+def test_what_an_earlier_run_completed_stays_unless_all_is_to_run_again(plan: FanOut | None, again: bool) -> None:
+    task = plain(Kind.SUB_TASK, COMPLETED, run=1)
+    decision = lifecycle.claim_in_run(task, claimed(Kind.SFN_TASK, run=2, fan_out=plan), claimant())
+    assert isinstance(decision, Change) if again else decision is Verdict.ENDED
+
+
+def test_a_sub_task_of_this_run_is_claimed_like_any_other() -> None:
+    """It is not begun anew: its attempts count on."""
+    parent = claimed(Kind.SFN_TASK, run=2)
+    task = claimed(Kind.SUB_TASK, run=2, attempt=1, lease_until=NOW)
+    change = _change(lifecycle.claim_in_run(task, parent, claimant()))
+    assert change.patch["attempt"] == 2
+    assert "run" not in change.patch
+    assert lifecycle.claim_in_run(replace(task, status=FAILED), parent, claimant()) is Verdict.ENDED
+
+
+def test_a_sub_task_has_from_its_parent_what_its_handler_may_ask_for() -> None:
+    options = TaskOptions(
+        retry=RetryNumbers(max_attempts=2, initial=1, multiplier=1, maximum=1, jitter=False), deadline=60
+    )
+    parent = claimed(
+        Kind.SFN_TASK,
+        request_id="request",
+        created_by="me",
+        created_ip="::1",
+        deadline_at=NOW + timedelta(seconds=60),
+        priority=9,
+        options=options,
+    )
+    change, task = lifecycle.first_claim(parent, 3, None, claimant())
+    for name in ("request_id", "created_by", "created_ip", "deadline_at", "priority", "options"):
+        assert getattr(task, name) == getattr(parent, name), name
+    assert task.attributes == TaskAttributes()
+    assert not change.returning, "a read more for each sub-task (rule 6)"
+
+
+def test_a_claim_keeps_when_the_task_was_started_first() -> None:
+    again = plain(started_at=EPOCH, attempt=1)
+    assert _change(OTHERS["claim"](again)).patch["started_at"] == EPOCH
+    assert _change(OTHERS["claim"](plain())).patch["started_at"] == NOW
+
+
+def test_a_claim_counts_the_workers_that_died_and_no_others() -> None:
+    assert "lost" not in OTHERS["claim"](plain()).patch
+    assert OTHERS["claim"](plain(attempt=2, lost=1)).patch["lost"] == 1
+    lost = claimed(lost=1, lease_until=NOW)
+    change = OTHERS["claim"](lost)
+    assert change.patch["lost"] == 2
+    assert change.history is not None
+    assert change.history.reason == "the lease of the attempt before ended"
+
+
+def test_the_claim_of_a_fan_out_counts_anew() -> None:
+    """An earlier run has left its counters."""
+    parent = plain(Kind.SFN_TASK)
+    change = _change(lifecycle.claim(parent.key, parent, Kind.SFN_TASK, claimant(), PLAN))
+    assert (change.patch["sub_task_succeed_count"], change.patch["sub_task_failed_count"]) == (0, 0)
+
+
+@pytest.mark.parametrize("status", sorted(OPEN))
+def test_a_message_of_an_overdue_task_ends_it(status: TaskStatus) -> None:
+    """At its very deadline, not a moment before; whoever runs it has lost its claim (rule 2)."""
+    task = replace(claimed(lease_until=None, deadline_at=NOW, options=TaskOptions(deadline=60)), status=status)
+    change = _change(OTHERS["claim"](task))
+    message = "it did not end within 60 s of its creation"
+    assert change == Change(
+        key=task.key,
+        guard=Guard(status=frozenset({status}), fence=5, run=1),
+        patch={
+            "status": FAILED,
+            "claim_id": "mine",
+            "lease_until": None,
+            "next_attempt_at": None,
+            "error": Failure(type="DeadlineExceeded", message=message, attempt=2),
+            "updated_at": NOW,
+            "finished_at": NOW,
+            "fence": 6,
+            "dispatch": None,
+        },
+        history=HistoryEntry(at=NOW, status=FAILED, run=1, attempt=2, reason=message, by="worker"),
+    )
+    in_time = _change(lifecycle.claim(task.key, task, Kind.TASK, claimant(NOW - timedelta(milliseconds=1))))
+    assert in_time.patch["status"] is IN_PROGRESS
+
+
+def test_an_overdue_fan_out_that_runs_is_left_to_its_execution() -> None:
+    """Rule 3."""
+    parent = claimed(Kind.SFN_TASK, deadline_at=NOW, options=TaskOptions(deadline=60))
+    assert lifecycle.claim(parent.key, parent, Kind.SFN_TASK, claimant()) is Verdict.RUNS_BY_ITSELF
+
+
+def test_the_ends_of_an_attempt_say_all_that_is_known() -> None:
+    task, later = claimed(), NOW + timedelta(seconds=5)
+    progress, results = Progress(done=1), EncodedJson("[[1]]")
+    done = lifecycle.completed(task, results=results, result_ref=None, progress=progress, **_ends)
+    assert done.patch == {
+        "status": COMPLETED,
+        "claim_id": "mine",
+        "lease_until": None,
+        "results": results,
+        "result_ref": None,
+        "error": None,
+        "updated_at": NOW,
+        "finished_at": NOW,
+        "progress": progress,
+    }
+    far = lifecycle.completed(task, results=None, result_ref="ref", progress=None, **_ends)
+    assert (far.patch["results"], far.patch["result_ref"]) == (None, "ref")
+    failed = lifecycle.failed(task, FAILURE, progress=progress, **_ends)
+    assert failed.patch["progress"] == progress
+    waiting = lifecycle.waits_for_retry(task, FAILURE, at=later, progress=progress, **_ends)
+    assert waiting.patch == {
+        "status": PENDING,
+        "claim_id": "mine",
+        "lease_until": None,
+        "next_attempt_at": later,
+        "error": FAILURE,
+        "updated_at": NOW,
+        "progress": progress,
+    }
+    assert waiting.history is not None
+    assert waiting.history.reason == FAILURE.message
+    for change in (
+        far,
+        lifecycle.failed(task, FAILURE, progress=None, **_ends),
+        lifecycle.waits_for_retry(task, FAILURE, at=later, progress=None, **_ends),
+    ):
+        assert "progress" not in change.patch, "what was written before is kept"
+
+
+def test_what_was_saved_goes_with_a_good_end_only() -> None:
+    task = claimed()
+    for has_state in (True, False):
+        done = lifecycle.completed(task, results=None, result_ref="ref", progress=None, has_state=has_state, **_ends)
+        assert done.patch.get("state", "kept") == (None if has_state else "kept")
+    assert "state" not in OF_A_CLAIM["failed"](task).patch, "a retry goes on with it"
+
+
+@pytest.mark.parametrize("state", [EncodedJson("1"), None])
+@pytest.mark.parametrize("progress", [Progress(done=1), None])
+def test_a_task_that_goes_on_in_another_slice(state: EncodedJson | None, progress: Progress | None) -> None:
+    """The attempt is the same one; what it does not give stays as it was."""
+    change = lifecycle.continued(claimed(), state=state, progress=progress, reason="more", **_ends)
+    expected: Patch = {
+        "status": PENDING,
+        "attempt": 1,
+        "claim_id": "mine",
+        "lease_until": None,
+        "updated_at": NOW,
+    }
+    if state is not None:
+        expected["state"] = state
+    if progress is not None:
+        expected["progress"] = progress
+    assert change.patch == expected
+    assert change.history is not None
+    assert change.history.reason == "more"
+
+
+def test_what_is_saved_and_shown_meanwhile() -> None:
+    task, later = claimed(), NOW + timedelta(seconds=60)
+    state, progress = EncodedJson("1"), Progress(done=1)
+    assert lifecycle.checkpointed(task, state, now=NOW).patch == {"state": state, "updated_at": NOW}
+    assert lifecycle.progressed(task, progress, now=NOW).patch == {"progress": progress, "updated_at": NOW}
+    assert lifecycle.renewed(task, until=later, now=NOW).patch == {"lease_until": later, "updated_at": NOW}
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SFN_TASK])
+@pytest.mark.parametrize("status", sorted(OPEN))
+def test_a_repair_brings_another_message_and_nothing_else(status: TaskStatus, kind: Kind) -> None:
+    """A running fan-out gets none (rule 3); of the others no lease may be live, not even by now."""
+    task = replace(claimed(kind, run=3), status=status)
+    runs_by_itself = kind is Kind.SFN_TASK and status is IN_PROGRESS
+    patch: Patch = {"status": status, "claim_id": "mine", "updated_at": NOW}
+    if not runs_by_itself:
+        patch["dispatch"] = "new"
+    assert lifecycle.repaired(task, "why", dispatch="new", **_ends) == Change(
+        key=task.key,
+        guard=Guard(status=frozenset({status}), fence=5, run=3, lease_ended_by=None if runs_by_itself else NOW),
+        patch=patch,
+        history=HistoryEntry(at=NOW, status=status, run=3, attempt=2, reason="repaired: why", by="worker"),
+    )
+
+
+@pytest.mark.parametrize(("repairs", "minutes"), [(1, 1), (2, 2), (3, 4), (21, 2**20), (30, 2**20)])
+def test_repairs_of_a_task_are_made_ever_more_rarely(repairs: int, minutes: int) -> None:
+    """Those of its run, and nothing else that stands in its history."""
+
+    def entry(reason: str | None, run: int = 2) -> HistoryEntry:
+        return HistoryEntry(at=EPOCH, status=PENDING, run=run, attempt=0, reason=reason)
+
+    first = plain(run=2, history=(entry("repaired: why", run=1), entry("not repaired: why"), entry(None)))
+    assert lifecycle.may_be_repaired(first, EPOCH)
+    again = replace(first, history=(*first.history, *[entry("repaired: why")] * repairs, entry(None)))
+    due = EPOCH + timedelta(minutes=minutes)
+    assert not lifecycle.may_be_repaired(again, due - timedelta(milliseconds=1))
+    assert lifecycle.may_be_repaired(again, due)
+
+
+def test_a_given_back_task_says_why() -> None:
+    entry = OF_A_CLAIM["given_back"](claimed()).history
+    assert entry is not None
+    assert entry.reason == "the worker stopped"
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SFN_TASK])
+def test_what_ends_before_it_was_claimed_is_not_dispatched_any_more(kind: Kind) -> None:
+    task = plain(kind, PENDING, fence=3, dispatch="d", next_attempt_at=NOW)
+    for name in ("rejected", "cancelled", "overdue"):
+        patch = OTHERS[name](task).patch
+        assert (patch.get("dispatch", "kept"), patch.get("next_attempt_at", "kept")) == (None, None), name
+    assert OTHERS["rejected"](task).guard == Guard(status=frozenset({PENDING}), fence=3)
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SUB_TASK])
+@pytest.mark.parametrize("status", sorted(OPEN))
+def test_a_cancelled_task_has_lost_its_claim(status: TaskStatus, kind: Kind) -> None:
+    task = replace(claimed(kind, run=3), status=status)
+    change = lifecycle.cancelled(task, reason="why", **_ends)
+    assert change.guard == Guard(status=frozenset({status}), fence=5, run=3)
+    assert change.patch["fence"] == 6
+    assert ("dispatch" in change.patch) == (kind is Kind.TASK)
+    assert [lifecycle.cancelled(task, reason=reason, **_ends).history for reason in ("why", None)] == [
+        HistoryEntry(at=NOW, status=CANCELLED, run=3, attempt=2, reason=reason, by="worker")
+        for reason in ("cancelled: why", "cancelled")
+    ]
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SFN_TASK])
+@pytest.mark.parametrize("only_failed", [True, False])
+def test_a_new_run_forgets_the_one_before(kind: Kind, only_failed: bool) -> None:
+    """All but the fence, which grows on, and the plan of a fan-out, by which its chunks are known."""
+    plan = PLAN if kind is Kind.SFN_TASK else None
+    task = plain(kind, FAILED, fence=7, run=2, attempt=3, lost=1, fan_out=plan)
+    change = lifecycle.retried(
+        task, only_failed=only_failed, execution_arn="arn", reason="why", dispatch="new", **_ends
+    )
+    fan_out: Patch = {"execution_arn": "arn", "fan_out": replace(PLAN, only_failed=only_failed)}
+    patch: Patch = {
+        "status": PENDING,
+        "run": 3,
+        "attempt": 0,
+        "lost": 0,
+        "state": None,
+        "fence": 8,
+        "claim_id": "mine",
+        "dispatch": "new",
+        "next_attempt_at": None,
+        "results": None,
+        "result_ref": None,
+        "error": None,
+        "progress": None,
+        "started_at": None,
+        "finished_at": None,
+        "cancel_requested": None,
+        "updated_at": NOW,
+    }
+    assert change == Change(
+        key=task.key,
+        guard=Guard(status=frozenset({FAILED}), fence=7, run=2),
+        patch=patch | fan_out if kind is Kind.SFN_TASK else patch,
+        history=HistoryEntry(at=NOW, status=PENDING, run=3, attempt=0, reason="retried: why", by="worker"),
+    )
+
+
+def test_a_retry_without_a_reason_or_a_plan() -> None:
+    """A fan-out that no worker took has no plan yet."""
+    change = lifecycle.retried(
+        plain(Kind.SFN_TASK, CANCELLED), only_failed=True, execution_arn="arn", reason=None, dispatch="new", **_ends
+    )
+    assert change.history is not None
+    assert change.history.reason == "retried"
+    assert "fan_out" not in change.patch
+
+
+@pytest.mark.parametrize("length", [0, 1, MAX_REASON - 1, MAX_REASON, MAX_REASON + 1, 10 * MAX_REASON])
+def test_a_reason_in_the_history_is_bounded(length: int) -> None:
+    """However long it is; one that fits stands there as it is."""
+    reason = "x" * length
+    entry = lifecycle.given_back(claimed(), reason, **_ends).history
+    assert entry is not None
+    assert MAX_REASON == 500
+    assert entry.reason == (reason if length <= MAX_REASON else "x" * MAX_REASON + " …")
+
+
+def test_only_changes_whose_task_is_needed_give_it_back() -> None:
+    """Each costs a read."""
+    assert {name for name, build in OF_A_CLAIM.items() if not build(claimed()).returning} == {
+        "completed",
+        "checkpointed",
+        "renewed",
+        "progressed",
+    }
+    parent = claimed(Kind.SFN_TASK)
+    assert {name for name, build in OF_A_FAN_OUT.items() if not build(parent).returning} == {"counted"}
+
+
+def test_a_fan_out_counts_by_adding() -> None:
+    """Only while this run of it lasts."""
+    parent = claimed(Kind.SFN_TASK, run=4)
+    assert lifecycle.counted(parent.key, 4, succeeded=3, failed=2, now=NOW) == Change(
+        key=parent.key,
+        guard=Guard(status=frozenset({IN_PROGRESS}), run=4),
+        patch={"updated_at": NOW},
+        add={"sub_task_succeed_count": 3, "sub_task_failed_count": 2},
+        returning=False,
+    )
+
+
+def test_a_fan_out_is_asked_to_end() -> None:
+    parent = claimed(Kind.SFN_TASK, run=4)
+    assert lifecycle.cancel_requested(parent, reason="why", by="me", now=NOW) == Change(
+        key=parent.key,
+        guard=Guard(status=frozenset({IN_PROGRESS}), run=4),
+        patch={"cancel_requested": CancelRequest(at=NOW, reason="why", by="me"), "updated_at": NOW},
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "succeeded", "failed", "status", "reason", "by", "error"),
+    [
+        (None, 2, 0, COMPLETED, None, "worker", None),
+        (None, 1, 1, COMPLETED, "1 of 2 sub-tasks failed; tolerated are 50 %", "worker", None),
+        (None, 0, 2, FAILED, "2 of 2 sub-tasks failed; tolerated are 50 %", "worker", "SubTasksFailed"),
+        (CancelRequest(at=NOW, reason="why", by="me"), 1, 0, CANCELLED, "cancelled: why", "me", None),
+        (CancelRequest(at=NOW), 1, 0, CANCELLED, "cancelled", "worker", None),
+        (None, 1, 0, CANCELLED, "cancelled", "worker", None),
+    ],
+)
+def test_how_a_fan_out_ends(
+    request_: CancelRequest | None,
+    succeeded: int,
+    failed: int,
+    status: TaskStatus,
+    reason: str | None,
+    by: str,
+    error: str | None,
+) -> None:
+    """Whoever cancelled it stands in the history; else the worker that finished it."""
+    parent = claimed(Kind.SFN_TASK, cancel_requested=request_)
+    change = lifecycle.finalized(parent, succeeded=succeeded, failed=failed, **_ends)
+    patch: Patch = {
+        "status": status,
+        "fence": 6,
+        "claim_id": "mine",
+        "sub_task_succeed_count": succeeded,
+        "sub_task_failed_count": failed,
+        "updated_at": NOW,
+        "finished_at": NOW,
+    }
+    if error is not None:
+        patch["error"] = Failure(type=error, message=str(reason), attempt=2)
+    assert change == Change(
+        key=parent.key,
+        guard=Guard(status=frozenset({IN_PROGRESS}), run=1),
+        patch=patch,
+        history=HistoryEntry(at=NOW, status=status, run=1, attempt=2, reason=reason, by=by),
+    )
+
+
+def test_without_a_plan_a_fan_out_tolerates_nothing() -> None:
+    parent = claimed(Kind.SFN_TASK, fan_out=None)
+    assert lifecycle.finalized(parent, succeeded=1, failed=1, **_ends).patch["status"] is FAILED
+    empty = claimed(Kind.SFN_TASK, attributes=TaskAttributes(), fan_out=None)
+    assert lifecycle.finalized(empty, succeeded=0, failed=0, **_ends).patch["status"] is COMPLETED
+
+
+def test_totals_are_summed_over_the_chunks() -> None:
+    parent = plain(Kind.SFN_TASK).key
+    rows = [ChunkRow(parent=parent, run=1, chunk=chunk, succeeded=chunk + 1, failed=10 * chunk) for chunk in range(3)]
+    assert lifecycle.totals(rows) == (6, 30)
+    assert lifecycle.totals([]) == (0, 0)
 
 
 # --- a store of one task, in memory ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Retries, backoff, chunks and tolerance: decisions that need no state."""
 
 import math
+from dataclasses import FrozenInstanceError, asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskloom.errors import GiveUp, InvalidInput, InvalidType, RetryAfter
-from taskloom.model import MAX_SUB_TASKS, FanOut
+from taskloom.model import MAX_SUB_TASKS, FanOut, RetryNumbers
 from taskloom.policy import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_MAX_CONCURRENCY,
@@ -24,6 +25,8 @@ from taskloom.policy import (
     lost_lease_limit,
     next_attempt_in,
     number,
+    retry_numbers,
+    retry_of,
     whole_number,
 )
 
@@ -62,6 +65,73 @@ def test_a_delay_is_between_nothing_and_the_backoff(retry: Retry, attempt: int, 
 def test_backoff_doubles_up_to_its_maximum() -> None:
     retry = Retry(initial=1, multiplier=2, maximum=10)
     assert [retry.backoff(attempt).total_seconds() for attempt in range(1, 7)] == [1, 2, 4, 8, 10, 10]
+
+
+def test_a_power_beyond_all_numbers_is_the_maximum() -> None:
+    """Of nothing it stays nothing."""
+    assert Retry(initial=1, multiplier=10, maximum=7).backoff(1_000_000) == timedelta(seconds=7)
+    assert Retry(initial=0, multiplier=10, maximum=7).backoff(1_000_000) == timedelta()
+
+
+def test_the_policy_without_arguments() -> None:
+    """As the reference has it."""
+    retry = Retry()
+    assert (retry.max_attempts, retry.initial, retry.multiplier, retry.maximum) == (3, 1.0, 2.0, 300.0)
+    assert retry.jitter
+    assert (tuple(retry.retry_on), tuple(retry.give_up_on)) == ((Exception,), ())
+    assert DEFAULT_MAX_ATTEMPTS == 3
+
+
+def test_a_policy_is_a_value_with_named_fields() -> None:
+    with pytest.raises(TypeError):
+        Retry(3)  # type: ignore[call-arg]
+    with pytest.raises(FrozenInstanceError):
+        Retry().max_attempts = 4  # type: ignore[misc]
+
+
+stored = st.builds(
+    RetryNumbers,
+    max_attempts=st.integers(4, 9),
+    initial=st.floats(2, 9),
+    multiplier=st.floats(3, 9),
+    maximum=st.floats(400, 900),
+    jitter=st.booleans(),
+)
+
+
+@given(stored)
+def test_a_policy_with_a_task_comes_back_as_it_was(numbers: RetryNumbers) -> None:
+    retry = retry_of(None, numbers)
+    assert retry is not None
+    assert retry_numbers(retry, "retry") == numbers
+    assert (tuple(retry.retry_on), tuple(retry.give_up_on)) == ((Exception,), ())
+
+
+@given(stored)
+def test_the_creator_of_a_task_counts_before_its_type(numbers: RetryNumbers) -> None:
+    """In all numbers, but the classes are those of the type: they cannot be stored."""
+    of_type = Retry(max_attempts=20, retry_on=(OSError,), give_up_on=(FileNotFoundError,))
+    found = retry_of(of_type, numbers)
+    assert found == replace(Retry(**asdict(numbers)), retry_on=(OSError,), give_up_on=(FileNotFoundError,))
+    assert retry_of(of_type, None) is of_type
+    assert retry_of(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("retry", "error", "field"),
+    [
+        (3, InvalidType, "retry"),
+        (Retry, InvalidType, "retry"),
+        (Retry(retry_on=(OSError,)), InvalidInput, "retry.retry_on"),
+        (Retry(give_up_on=(OSError,)), InvalidInput, "retry.give_up_on"),
+    ],
+    ids=str,
+)
+def test_policies_that_cannot_be_stored(retry: object, error: type[InvalidInput], field: str) -> None:
+    with pytest.raises(error) as caught:
+        retry_numbers(retry, "retry")
+    assert type(caught.value) is error
+    assert caught.value.field == field
 
 
 def test_full_jitter_is_even() -> None:
@@ -107,13 +177,14 @@ def test_lost_leases() -> None:
         ({"max_attempts": 0}, InvalidInput, "retry.max_attempts"),
         ({"max_attempts": 1.5}, InvalidType, "retry.max_attempts"),
         ({"max_attempts": True}, InvalidType, "retry.max_attempts"),
-        ({"max_attempts": 10**7}, InvalidInput, "retry.max_attempts"),
+        ({"max_attempts": 1_000_001}, InvalidInput, "retry.max_attempts"),
         ({"initial": -1}, InvalidInput, "retry.initial"),
         ({"initial": math.nan}, InvalidInput, "retry.initial"),
         ({"initial": "1"}, InvalidType, "retry.initial"),
         ({"multiplier": 0.5}, InvalidInput, "retry.multiplier"),
         ({"multiplier": math.inf}, InvalidInput, "retry.multiplier"),
         ({"maximum": YEAR + 1}, InvalidInput, "retry.maximum"),
+        ({"maximum": -0.5}, InvalidInput, "retry.maximum"),
         ({"retry_on": ValueError}, InvalidType, "retry.retry_on"),
         ({"retry_on": ["ValueError"]}, InvalidType, "retry.retry_on"),
         ({"give_up_on": [int]}, InvalidType, "retry.give_up_on"),
@@ -199,6 +270,15 @@ def test_never_more_sub_tasks_at_once_than_allowed(
     assert plan.max_concurrency == (DEFAULT_MAX_CONCURRENCY if max_concurrency is None else max_concurrency)
 
 
+def test_the_plan_without_options() -> None:
+    """One failure is one too many; one sub-task of a chunk at a time."""
+    assert fan_out_plan(10) == FanOut(chunk_size=1, chunk_concurrency=1, max_concurrency=40)
+    assert fan_out_plan(10).tolerated_failure_percentage == 0
+    assert fan_out_plan(10, tolerated_failure_percentage=12.5).tolerated_failure_percentage == 12.5
+    assert fan_out_plan(10, chunk_concurrency=8, max_concurrency=5).chunk_concurrency == 5
+    assert fan_out_plan(10, chunk_concurrency=4, max_concurrency=5).chunk_concurrency == 4
+
+
 def test_default_concurrency() -> None:
     assert chunks_at_once(fan_out_plan(1000)) == DEFAULT_MAX_CONCURRENCY == 40
     assert chunks_at_once(FanOut(chunk_size=1, chunk_concurrency=8, max_concurrency=40)) == 5
@@ -270,6 +350,14 @@ def test_whole_numbers(value: int) -> None:
     else:
         with pytest.raises(InvalidInput, match=f"^field: {value} is out of range"):
             whole_number(value, "field", low=0, high=10)
+
+
+@pytest.mark.parametrize("value", [0, 10, 2.5, 10.0])
+def test_numbers(value: float) -> None:
+    """Whatever is stored of them is a float."""
+    found = number(value, "field", low=0, high=10)
+    assert found == value
+    assert type(found) is float
 
 
 @pytest.mark.parametrize("value", [None, "1", True, 1j, [1]])

@@ -1,6 +1,7 @@
 """What handlers may do wrong, and what is kept of it; timeouts; results of any size."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskloom import GiveUp, Retry, RetryAfter, StepFunctionTaskEvent, TaskQueueEvent, TaskStatus
+from taskloom.execution.attempt import Attempt
 from taskloom.model import TaskEntity
 from taskloom.ports import Backend
 from tests.support.clock import FakeClock
@@ -292,6 +294,37 @@ def test_a_timeout_of_one_sub_task_is_not_the_others(backend: Backend, clock: Fa
     asyncio.run(main())
 
 
+def test_a_timeout_leaves_nothing_behind_in_its_lane(backend: Backend, clock: FakeClock) -> None:
+    """The next sub-task, which asyncio runs as part of the same task, is not taken for one that is cancelled too."""
+    module = module_over(backend)
+    inside = asyncio.Event()
+
+    @module.step_function_task("cat", timeout=60, chunk_size=2)
+    async def cat(event: StepFunctionTaskEvent) -> None:
+        if event.task.index == 0:
+            inside.set()
+            await asyncio.Event().wait()
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        parent = await module.task_service.create_step_function_task(
+            tenant_code=TENANT, task_type="cat", input=range(2)
+        )
+        async with module.worker(concurrency=1) as worker, asyncio.timeout(DEADLINE):
+            await inside.wait()
+            clock.advance(60)
+            while not (await module.task_service.get_task(parent.key)).is_terminal:
+                await worker.drain()
+        subs = [sub async for sub in module.task_service.iter_sub_tasks(parent.key)]
+        errors = [sub.error and sub.error.message for sub in subs]
+        assert errors == [
+            "the attempt took longer than 60 s",
+            "the handler was cancelled by itself: a task that it awaited was cancelled",
+        ]
+
+    asyncio.run(main())
+
+
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
@@ -318,10 +351,22 @@ async def result_of(backend: Backend, value: Any) -> tuple[TaskEntity[Any], Task
         ("x" * (64 * 1024 - 5), False),
         ("ä" * (32 * 1024 - 3), True),
         ("ä" * (32 * 1024 - 2), False),
+        ("😀" * (16 * 1024 - 2), True),
+        ("😀" * (16 * 1024 - 1), False),
         (["€" * 1000] * 40, False),
         ({"rows": [{"number": number} for number in range(50_000)]}, False),
     ],
-    ids=["small", "limit", "above", "limit in bytes", "above in bytes", "list", "large"],
+    ids=[
+        "small",
+        "limit",
+        "above",
+        "limit in bytes",
+        "above in bytes",
+        "four bytes each",
+        "too many of them",
+        "list",
+        "large",
+    ],
 )
 def test_a_result_over_the_inline_limit_goes_to_the_payload_store(backend: Backend, value: Any, inline: bool) -> None:
     """The row holds its reference; whoever asks for the task gets the result all the same. The limit counts bytes."""
@@ -422,5 +467,38 @@ def test_an_awaitable_that_a_plain_function_returns_is_awaited(
         task = await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
         await work(module)
         assert (await module.task_service.get_task(task.key)).result == "awaited"
+
+    asyncio.run(main())
+
+
+# --- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_kept_of_an_attempt_that_is_over(backend: Backend) -> None:
+    """However it ended: a worker that runs for months must not grow."""
+    module = module_over(backend)
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        event.progress(1)
+        if event.task.input == "raises":
+            raise ValueError
+
+    @module.step_function_task("cat")
+    def cats(event: StepFunctionTaskEvent) -> None:
+        event.progress(1)
+
+    def attempts() -> int:
+        gc.collect()
+        return sum(isinstance(found, Attempt) for found in gc.get_objects())
+
+    async def main() -> None:
+        async with module.worker() as worker:
+            before = attempts()
+            for input in ("returns", "raises"):
+                await module.task_service.create_task(tenant_code=TENANT, task_type="cat", input=input)
+            await module.task_service.create_step_function_task(tenant_code=TENANT, task_type="cat", input=range(3))
+            await worker.drain()
+            assert attempts() <= before
 
     asyncio.run(main())

@@ -434,6 +434,42 @@ def test_a_sub_task_whose_claim_is_lost_is_looked_at_again(backend: Backend, clo
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SUB_TASK])
+def test_a_handler_is_told_within_a_second_that_it_was_cancelled(
+    backend: Backend, clock: FakeClock, kind: Kind
+) -> None:
+    """As promised; in virtual time, so that no other beat tells it."""
+    module = module_over(backend)
+    inside, told = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: TaskQueueEvent | StepFunctionTaskEvent) -> None:
+        inside.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            told.set()
+            raise
+
+    module.task("cat")(handle)
+    module.step_function_task("cat")(handle)
+
+    async def main() -> None:
+        tasks = module.task_service
+        if kind is Kind.TASK:
+            task = await tasks.create_task(tenant_code=TENANT, task_type="cat")
+        else:
+            task = await tasks.create_step_function_task(tenant_code=TENANT, task_type="cat", input=[1])
+        async with module.worker() as worker, asyncio.timeout(DEADLINE):
+            await inside.wait()
+            await tasks.cancel_task(task.key)
+            clock.advance(1)
+            await told.wait()
+            await worker.drain()
+        assert (await look(backend, task)).status is TaskStatus.CANCELLED
+
+    asyncio.run(main())
+
+
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
@@ -567,5 +603,38 @@ def test_progress_after_the_end_is_not_written(backend: Backend, clock: FakeCloc
             clock.advance(BEAT)
             await work(module)
         assert await look(backend, task) == before
+
+    asyncio.run(main())
+
+
+# --- signs of life ---------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_seen_while_it_lives_and_no_longer(backend: Backend, clock: FakeClock) -> None:
+    """Also one whose handlers log, which makes it write in between; and it names what it runs."""
+    module = module_over(backend)
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        logging.getLogger("app").warning("still here")
+        inside.set()
+        await leave.wait()
+
+    async def main() -> None:
+        task = await create(backend)
+        began = clock.now()
+        async with module.worker(concurrency=3) as worker, asyncio.timeout(DEADLINE):
+            await inside.wait()
+            for _ in range(3):
+                clock.advance(10)
+                while [facts.seen_at for facts in await backend.admin.workers(began)] != [clock.now()]:
+                    await asyncio.to_thread(lambda: None)
+                (facts,) = await backend.admin.workers(began)
+                assert (facts.name, facts.started_at, facts.concurrency) == (worker.name, began, 3)
+                assert facts.running == [task.id]
+            leave.set()
+            await worker.drain()
+        assert await backend.admin.workers(began) == []
 
     asyncio.run(main())

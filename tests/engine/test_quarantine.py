@@ -339,6 +339,38 @@ def test_the_creator_decides_which_attempt_is_the_last(backend: Backend, clock: 
     assert ward.most == 1
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_type_decides_after_which_attempt_a_sub_task_is_given_up(
+    backend: Backend, clock: FakeClock, size: int
+) -> None:
+    """Here after the first; and who is given up counts once."""
+    module = module_over(backend, grace=0)
+    busy = asyncio.Event()
+
+    @module.step_function_task("cat", retry=Retry(max_attempts=1), chunk_size=size)
+    async def cat(event: StepFunctionTaskEvent) -> None:
+        if event.task.index == 0:
+            busy.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        tasks = module.task_service
+        async with module.worker() as worker, asyncio.timeout(DEADLINE):
+            await worker.drain()
+        done = await tasks.get_task(parent.key)
+        subs = [task async for task in tasks.iter_sub_tasks(parent.key)]
+        assert [task.status for task in subs] == [FAILED, COMPLETED, COMPLETED]
+        error = subs[0].attributes.error
+        assert error is not None
+        assert error.message == "the worker died 1 time"
+        check_counters(done, subs)
+
+    parent = module.sync.task_service.create_step_function_task(tenant_code=TENANT, task_type="cat", input=range(3))
+    asyncio.run(lose_worker(module, busy))
+    clock.advance(LEASE)
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_was_given_back_is_suspected_still(backend: Backend, clock: FakeClock, kind: str) -> None:
     """Its worker was asked to stop in the middle of its last attempt, which is made again beside nobody else's."""

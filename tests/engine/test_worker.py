@@ -83,6 +83,36 @@ def test_so_many_handlers_run_at_a_time_and_no_more(backend: Backend, concurrenc
     assert gauge.most == concurrency
 
 
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_no_handler_more_begins_while_as_many_as_allowed_run(backend: Backend, ends: str) -> None:
+    """However many batches came before: a slot that is given back twice would let more in, for good."""
+    module, gauge = module_over(backend), Gauge()
+    entered, leave = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        with gauge:
+            entered.release()
+            await leave.acquire()
+            if ends == "badly":
+                raise ValueError
+
+    async def main() -> None:
+        await create(module, 15)
+        async with module.worker(concurrency=3) as worker, asyncio.timeout(DEADLINE):
+            for _ in range(5):
+                for _ in range(3):
+                    await entered.acquire()
+                await rounds(20)
+                assert gauge.now == 3
+                for _ in range(3):
+                    leave.release()
+            await worker.drain()
+
+    asyncio.run(main())
+    assert gauge.most == 3
+
+
 def test_threads_count_as_handlers(backend: Backend) -> None:
     module, gauge = module_over(backend), Gauge()
     full = threading.Barrier(3, timeout=DEADLINE)
@@ -518,6 +548,35 @@ def test_a_stopping_worker_gives_back_the_sub_tasks_it_runs(backend: Backend, cl
         assert [sub.result for sub in subs] == [1] * 6
         check_counters(done, subs)
 
+    asyncio.run(main())
+
+
+def test_a_worker_that_stops_between_two_sub_tasks_leaves_the_others(backend: Backend) -> None:
+    """The chunk has not ended, though all that ran of it has: the next worker runs the rest, and counts all."""
+    module, effects = module_over(backend), Effects()
+
+    async def main() -> None:
+        parent = await module.task_service.create_step_function_task(
+            tenant_code=TENANT, task_type="cat", input=range(6)
+        )
+        async with module.worker(concurrency=1) as worker:
+
+            @module.step_function_task("cat", chunk_size=6)
+            async def cat(event: StepFunctionTaskEvent) -> None:
+                effects.add(event.task.index)
+                if event.task.index == 2:
+                    worker.stop()
+
+            async with asyncio.timeout(DEADLINE):
+                await worker.run()
+        assert effects.all == [0, 1, 2]
+        await work(module)
+        assert effects.all == list(range(6))
+        done = await look(module, parent)
+        assert done.status is COMPLETED
+        check_counters(done, [sub async for sub in module.task_service.iter_sub_tasks(parent.key)])
+
+    module.task("dog")(lambda event: None)
     asyncio.run(main())
 
 

@@ -196,3 +196,32 @@ def test_a_cost_that_grows_is_noticed(tmp_path: Path, waste: Waste) -> None:
     costs = asyncio.run(costs_of(tmp_path, (100, 400), wasteful))
     with pytest.raises(AssertionError):
         check_costs(costs)
+
+
+@pytest.mark.parametrize("only_failed", [True, False])
+def test_a_retry_does_not_run_the_chunks_again_that_are_done(backend: Backend, only_failed: bool) -> None:
+    """Unless everything is to run again: not even a message is sent for them."""
+    probe, fails = Probe(), True
+    module = module_over(tapped(backend, probe))
+
+    @module.step_function_task("cat", chunk_size=2)
+    async def cat(event: StepFunctionTaskEvent) -> None:
+        if fails and event.task.index in (3, 8):
+            raise ValueError
+
+    async def main() -> None:
+        nonlocal fails
+        tasks = module.task_service
+        parent = await tasks.create_step_function_task(tenant_code=TENANT, task_type="cat", input=range(9))
+        await work(module)
+        fails = False
+        await tasks.retry_task(parent.key, only_failed=only_failed)
+        await work(module)
+        done = await tasks.get_task(parent.key)
+        assert (done.attributes.sub_task_succeed_count, done.attributes.sub_task_failed_count) == (9, 0)
+        first, second = (call.args[1] for call in probe.named("machine.start"))
+        assert isinstance(first, ExecutionInput)
+        assert (first.chunks, first.todo) == (5, None)
+        assert (second.chunks, list(second.todo)) == (5, [1, 4] if only_failed else [0, 1, 2, 3, 4])
+
+    asyncio.run(main())

@@ -149,6 +149,10 @@ class Heart:
                 renewal = look = clock.now()
         if self._storing is not None:
             await asyncio.wait([self._storing])
+        try:
+            await self._backend.admin.leave(self._describe(()).name)
+        except StoreError as error:
+            log.warning("the worker could not be signed off", extra={"error": str(error)})
 
     def _logged(self) -> list[RunContext]:
         """The attempts with log lines that are not stored yet."""
@@ -173,11 +177,6 @@ class Heart:
         else:
             for lines, batch in batches:
                 lines.stored(batch)
-
-        try:
-            await self._backend.admin.leave(self._describe(()).name)
-        except StoreError as error:
-            log.warning("the worker could not be signed off", extra={"error": str(error)})
 
     async def _say(self, now: datetime) -> None:
         """Tell whoever looks that the worker lives."""
