@@ -141,33 +141,6 @@ def test_a_tenant_that_comes_last_to_a_backlog_waits_for_one_round(backend: Back
     assert asyncio.run(scenario()) <= 2 * concurrency
 
 
-def test_a_new_task_has_its_message_while_all_slots_are_taken(backend: Backend) -> None:
-    """Who is next is decided in the queue, and only there is it seen."""
-    module = module_over(backend, grace=0)
-
-    async def scenario() -> None:
-        inside, go = asyncio.Event(), asyncio.Event()
-
-        @module.task("job")
-        async def job(event: TaskQueueEvent) -> None:
-            inside.set()
-            await go.wait()
-
-        async with module.worker(concurrency=1) as worker:
-            await module.task_service.create_task(tenant_code="ann", task_type="job")
-            await inside.wait()
-            new = await module.task_service.create_task(tenant_code="bob", task_type="job")
-            try:
-                async with asyncio.timeout(5):
-                    while await backend.admin.place(new.key, 1) is None:
-                        pass
-            finally:
-                go.set()
-            await worker.drain()
-
-    asyncio.run(scenario())
-
-
 def test_tenants_share_a_worker_evenly(backend: Backend) -> None:
     """As long as all of them have something waiting."""
     module, course = following(backend)

@@ -50,7 +50,8 @@ _FIRST_WAIT: Final = "SELECT at, chunk FROM chunk_waits WHERE execution = ? ORDE
 _WAIT_OVER: Final = "DELETE FROM chunk_waits WHERE execution = ? AND at = ? AND chunk = ?"
 _NO_WAITS: Final = "DELETE FROM chunk_waits WHERE execution = ?"
 _HURRY: Final = (  # also past a pause, and past what waits before it
-    f"UPDATE queue SET visible_at = ?1, priority = {ENGINE} WHERE route = ?2 AND held = 0 AND kind != 'task' "
+    f"UPDATE queue SET visible_at = CASE held WHEN 0 THEN ?1 ELSE visible_at END, priority = {ENGINE} "
+    "WHERE route = ?2 AND kind != 'task' "
     "AND pk = ?3 AND code = ?4 AND run = ?5"
 )
 _STALL: Final = (

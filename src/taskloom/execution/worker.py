@@ -94,6 +94,8 @@ class Worker:
         self._reconciler = Reconciler(backend, self._fan_outs, self.name)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
+        self._is_behind = False
+        """Whether the change stream may have more than what was forwarded last."""
         self._waiting: dict[_Pump, bool] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._endings = Endings(backend, self._heart.let_go, quarantine.leave, self._spawn, logs)
@@ -234,14 +236,26 @@ class Worker:
             self._idle.set()
 
     async def _forward_and_receive(self) -> bool:
-        # Given to the storage at the same time, so that a message is made and taken in one commit.
-        return any(await asyncio.gather(self._dispatcher.dispatch(), self._receive()))
-
-    async def _receive(self) -> bool:
-        # Taken before the queue answers, so that nobody else takes them meanwhile.
         wanted = await self._slots.take_all_unless(self._stopping.is_set)
         if not wanted:
             return False
+        try:
+            while self._is_behind:  # whose turn it is shows when all have their messages
+                self._is_behind = await self._dispatcher.dispatch()
+        except BaseException:
+            self._slots.give_back(wanted)
+            raise
+        # Given to the storage at the same time, so that a message is made and taken in one commit; and not before there
+        # is a free slot, so that whoever came while all were taken has its turn.
+        self._is_behind, more = await asyncio.gather(self._dispatcher.dispatch(), self._receive_into(wanted))
+        return self._is_behind or more
+
+    async def _receive(self) -> bool:
+        wanted = await self._slots.take_all_unless(self._stopping.is_set)
+        return await self._receive_into(wanted) if wanted else False
+
+    async def _receive_into(self, wanted: int) -> bool:
+        """Receive messages for so many slots, which were taken so that nobody else takes them meanwhile."""
         served = self._registry.served(self._task_types)
         visible_at = self._backend.clock.now() + self._lease
         deliveries: Sequence[Delivery] = ()
