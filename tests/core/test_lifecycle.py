@@ -348,6 +348,7 @@ def test_a_running_parent_is_never_reclaimed() -> None:
     ("attempt", "lost", "max_lost", "message"),
     [
         (1, 0, 1, "the worker died 1 time"),
+        (2, 1, 2, "the worker died 2 times"),
         (3, 2, 3, "the worker died 3 times"),
         (3, 0, 3, "the worker died 1 time, in 3 attempts"),
         (4, 2, 4, "the worker died 3 times, in 4 attempts"),
@@ -803,10 +804,17 @@ def test_how_a_fan_out_ends(
 
 
 def test_without_a_plan_a_fan_out_tolerates_nothing() -> None:
-    parent = claimed(Kind.SFN_TASK, fan_out=None)
-    assert lifecycle.finalized(parent, succeeded=1, failed=1, **_ends).patch["status"] is FAILED
+    parent = claimed(Kind.SFN_TASK, fan_out=None, attributes=TaskAttributes(sub_task_count=1000))
+    assert lifecycle.finalized(parent, succeeded=1000, failed=0, **_ends).patch["status"] is COMPLETED
+    assert lifecycle.finalized(parent, succeeded=999, failed=1, **_ends).patch["status"] is FAILED
     empty = claimed(Kind.SFN_TASK, attributes=TaskAttributes(), fan_out=None)
     assert lifecycle.finalized(empty, succeeded=0, failed=0, **_ends).patch["status"] is COMPLETED
+
+
+def test_a_fan_out_that_nothing_can_run_is_guarded_by_its_fence_too() -> None:
+    """It need not run: the fence tells a claim that came in between."""
+    parent = claimed(Kind.SFN_TASK, run=4)
+    assert OF_A_FAN_OUT["rejected_fan_out"](parent).guard == Guard(status=OPEN, run=4, fence=5)
 
 
 def test_totals_are_summed_over_the_chunks() -> None:

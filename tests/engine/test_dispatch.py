@@ -22,6 +22,7 @@ from taskloom.model import TaskEntity
 from taskloom.ports import Backend
 from tests.support.clock import FakeClock
 from tests.support.scenarios import TENANT, Effects, check_history, module_over, work
+from tests.surface.running import lose_worker
 
 
 class Mute(Exception):
@@ -318,3 +319,20 @@ def test_a_factory_that_fails_on_the_message_fails_the_task(
         assert effects.all == []
 
     asyncio.run(main())
+
+
+def test_a_worker_that_is_ended_while_it_asks_the_factory_writes_no_end(backend: Backend) -> None:
+    """The task did nothing wrong: when its lease ends another worker runs it."""
+    busy = asyncio.Event()
+
+    class Slow(EventFactoryAddedTask):
+        async def transform_sqs(self, event: Mapping[str, Any]) -> Sequence[Any]:
+            busy.set()
+            await asyncio.Event().wait()
+            return []
+
+    module, effects = with_cats(backend, Slow())
+    task = module.sync.task_service.create_task(tenant_code=TENANT, task_type="cat", input=1)
+    asyncio.run(lose_worker(module, busy))
+    assert module.sync.task_service.get_task(task.key).status is TaskStatus.IN_PROGRESS
+    assert effects.all == []

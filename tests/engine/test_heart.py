@@ -3,20 +3,22 @@
 import asyncio
 import logging
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taskloom import Retry, StepFunctionTaskEvent, TaskModule, TaskQueueEvent, TaskStatus
 from taskloom.errors import StoreBusy
+from taskloom.execution.heart import LOOK_EVERY
 from taskloom.lifecycle import Change, Claimant, Written, claim, completed
 from taskloom.model import Kind, TaskEntity
 from taskloom.ports import Backend
 from taskloom.values import EncodedJson
 from tests.support.clock import FakeClock
 from tests.support.faults import DEADLINE, Gate, Inner, PortCall, Probe, tapped
-from tests.support.scenarios import LEASE, TENANT, Effects, check_history, module_over, work
+from tests.support.scenarios import LEASE, TENANT, Effects, check_history, module_over, open_backend, work
 
 COMPLETED, IN_PROGRESS = TaskStatus.COMPLETED, TaskStatus.IN_PROGRESS
 BEAT = LEASE / 3
@@ -289,6 +291,104 @@ def test_a_message_that_is_released_stays_released(backend: Backend, clock: Fake
     asyncio.run(main())
 
 
+async def beats(backend: Backend, clock: FakeClock, number: int) -> None:
+    """Let third parts of a lease pass; after each the worker that runs says that it lives."""
+    for _ in range(number):
+        clock.advance(BEAT)
+        async with asyncio.timeout(DEADLINE):
+            while not await backend.admin.workers(clock.now()):
+                pass
+
+
+class Counting(FakeClock):
+    """A clock that knows how often somebody asked it to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    async def wait(self, event: asyncio.Event, until: datetime | None) -> bool:
+        self.waits += 1
+        return await super().wait(event, until)
+
+
+def test_between_two_beats_the_heart_sleeps(database: Path) -> None:
+    """While no time passes it does nothing, though a handler runs and has said how far it is."""
+    clock = Counting()
+    backend = open_backend(database, clock)
+    module = module_over(backend)
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        event.progress(1)
+        inside.set()
+        await leave.wait()
+
+    async def rounds() -> None:
+        for _ in range(50):
+            await asyncio.to_thread(lambda: None)
+
+    async def main() -> None:
+        await create(backend)
+        async with module.worker() as worker:
+            await inside.wait()
+            await beats(backend, clock, 2)
+            await rounds()  # for what follows on the last beat
+            before = clock.waits
+            await rounds()
+            assert clock.waits == before
+            leave.set()
+            await worker.drain()
+
+    asyncio.run(main())
+    backend.close()
+
+
+def test_the_heart_holds_no_message_that_is_done_with(backend: Backend, clock: FakeClock) -> None:
+    """Whatever it was about: a task, a step of a fan-out, or what failed."""
+    probe = Probe()
+    module = module_over(tapped(backend, probe))
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        if event.task.input == "raises":
+            raise ValueError
+
+    @module.step_function_task("cat", chunk_size=2)
+    async def cats(event: StepFunctionTaskEvent) -> None:
+        pass
+
+    async def main() -> None:
+        tasks = module.task_service
+        async with module.worker() as worker:
+            await create(backend)
+            await tasks.create_task(tenant_code=TENANT, task_type="cat", input="raises")
+            await tasks.create_step_function_task(tenant_code=TENANT, task_type="cat", input=range(5))
+            await worker.drain()
+            await beats(backend, clock, 2)
+            assert probe.named("queue.extend") == []
+
+    asyncio.run(main())
+
+
+def test_the_thread_of_the_heart_ends_with_its_worker(backend: Backend) -> None:
+    module = module_over(backend)
+    module.task("cat")(lambda event: None)
+
+    def hearts() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "taskloom-heart"}
+
+    async def main() -> None:
+        before = hearts()
+        async with module.worker() as worker:
+            await worker.drain()
+            assert len(hearts() - before) == 1
+        assert hearts() <= before
+
+    asyncio.run(main())
+
+
 # --- lost claims -----------------------------------------------------------------------------------------------------
 
 
@@ -462,7 +562,8 @@ def test_a_handler_is_told_within_a_second_that_it_was_cancelled(
         async with module.worker() as worker, asyncio.timeout(DEADLINE):
             await inside.wait()
             await tasks.cancel_task(task.key)
-            clock.advance(1)
+            assert timedelta() < LOOK_EVERY < timedelta(seconds=1)
+            clock.advance(LOOK_EVERY.total_seconds())
             await told.wait()
             await worker.drain()
         assert (await look(backend, task)).status is TaskStatus.CANCELLED

@@ -45,19 +45,24 @@ def test_the_context_is_a_copy() -> None:
 
 
 def test_as_many_threads_as_functions_at_a_time() -> None:
-    """They are kept: the next three are those three, once they are back."""
-    threads, together = HandlerThreads("cats"), threading.Barrier(3, timeout=DEADLINE)
+    """They are kept for the next ones, once they are back; and where they are too few there are more."""
+    threads = HandlerThreads("cats")
 
-    def meet() -> int:
+    def meet(together: threading.Barrier) -> int:
         together.wait()
         return threading.get_ident()
 
+    async def at_a_time(number: int) -> set[int]:
+        together = threading.Barrier(number, timeout=DEADLINE)
+        return set(await asyncio.gather(*(threads.run(meet, together) for _ in range(number))))
+
     async def main() -> None:
-        first = set(await asyncio.gather(*(threads.run(meet) for _ in range(3))))
+        first = await at_a_time(3)
         assert len(first) == 3
         seen = {await threads.run(threading.get_ident) for _ in range(300)}
         assert seen & first
         assert len(seen - first) <= 1, "one more at most, while none of them was back yet"
+        assert len(await at_a_time(6)) == 6
 
     asyncio.run(main())
 

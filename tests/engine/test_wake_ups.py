@@ -234,3 +234,36 @@ def test_a_worker_looks_by_itself_now_and_then(backend: Backend, clock: FakeCloc
         assert effects.all == [1]
 
     asyncio.run(main())
+
+
+class Counted:
+    """`ports.Signals` that know how many listen for work."""
+
+    def __init__(self) -> None:
+        self.listeners = 0
+
+    def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.listeners += 1
+
+        def end() -> None:
+            self.listeners -= 1
+
+        return end
+
+    def on_change(self, code: str, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+def test_a_worker_listens_as_long_as_it_lives(backend: Backend) -> None:
+    """A module may start one worker after the other."""
+    signals = Counted()
+    module, _ = with_cats(replace(backend, signals=signals))
+
+    async def main() -> None:
+        for _ in range(2):
+            async with module.worker() as worker:
+                await worker.drain()
+                assert signals.listeners == 1
+            assert signals.listeners == 0
+
+    asyncio.run(main())

@@ -194,6 +194,32 @@ def test_a_slot_is_not_given_twice_while_the_queue_answers(backend: Backend) -> 
     assert gauge.most == 2
 
 
+def test_slots_that_lanes_took_come_back(backend: Backend) -> None:
+    """After some fan-outs as many single tasks as ever run beside each other."""
+    module = module_over(backend)
+    everybody = asyncio.Barrier(3)
+
+    @module.step_function_task("cat", chunk_size=6, chunk_concurrency=3)
+    async def cats(event: StepFunctionTaskEvent) -> None:
+        await asyncio.to_thread(lambda: None)
+        if event.task.index == 4:
+            raise ValueError
+
+    @module.task("cat")
+    async def cat(event: TaskQueueEvent) -> None:
+        await everybody.wait()
+
+    async def main() -> None:
+        async with module.worker(concurrency=3) as worker, asyncio.timeout(DEADLINE):
+            for _ in range(3):
+                await module.task_service.create_step_function_task(tenant_code=TENANT, task_type="cat", input=range(6))
+                await worker.drain()
+            await create(module, 3)
+            await worker.drain()
+
+    asyncio.run(main())
+
+
 def test_sub_tasks_are_really_parallel(backend: Backend) -> None:
     """Six that wait for each other complete."""
     module = module_over(backend)
@@ -577,6 +603,47 @@ def test_a_worker_that_stops_between_two_sub_tasks_leaves_the_others(backend: Ba
         check_counters(done, [sub async for sub in module.task_service.iter_sub_tasks(parent.key)])
 
     module.task("dog")(lambda event: None)
+    asyncio.run(main())
+
+
+def test_a_chunk_whose_last_sub_task_ends_while_the_worker_stops_has_ended(backend: Backend) -> None:
+    """It is not given back: nobody has to look at its sub-tasks again."""
+    module = module_over(backend)
+
+    async def main() -> None:
+        parent = await module.task_service.create_step_function_task(
+            tenant_code=TENANT, task_type="cat", input=range(4)
+        )
+        async with module.worker(concurrency=1) as worker, asyncio.timeout(DEADLINE):
+
+            @module.step_function_task("cat", chunk_size=2)
+            async def cat(event: StepFunctionTaskEvent) -> None:
+                if event.task.index == 1:
+                    worker.stop()
+
+            await worker.run()
+        (row,) = await backend.store.list_chunks(parent.key, 1)
+        assert (row.chunk, row.succeeded, row.failed) == (0, 2, 0)
+
+    module.task("dog")(lambda event: None)
+    asyncio.run(main())
+
+
+def test_a_worker_may_be_stopped_before_it_begins(backend: Backend) -> None:
+    """A signal may come that early."""
+    module, effects = module_over(backend), Effects()
+    module.task("cat")(lambda event: effects.add(event.task.input))
+
+    async def main() -> None:
+        await create(module)
+        worker = module.worker()
+        worker.stop()
+        async with asyncio.timeout(DEADLINE):
+            await serve(worker)
+        assert effects.all == []
+        await work(module)
+        assert effects.all == [0]
+
     asyncio.run(main())
 
 

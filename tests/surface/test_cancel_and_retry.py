@@ -134,6 +134,36 @@ def test_a_fan_out_starts_no_more_and_ends_with_its_counts(make_module: MakeModu
     assert parent.attributes.sub_task_succeed_count == 1
 
 
+@pytest.mark.parametrize("chunk_concurrency", [1, 2])
+def test_a_chunk_starts_no_more_once_one_of_it_was_cancelled(make_module: MakeModule, chunk_concurrency: int) -> None:
+    """Not one of those behind it."""
+    module = make_module()
+    started: list[int] = []
+
+    async def scenario() -> TaskEntity[Any]:
+        inside = asyncio.Event()
+
+        @module.step_function_task("job", chunk_size=20, chunk_concurrency=chunk_concurrency)
+        async def job(event: StepFunctionTaskEvent) -> None:
+            started.append(event.input.input)
+            if len(started) == 5:
+                inside.set()
+            if len(started) > 5 - chunk_concurrency:
+                await asyncio.Event().wait()
+
+        service = module.task_service
+        made = await service.create_step_function_task(tenant_code="acme", task_type="job", input=range(20))
+        async with module.worker(concurrency=2):
+            await inside.wait()
+            await service.cancel_task(made.key)
+            return await service.wait(made.key)
+
+    parent = asyncio.run(within_patience(scenario()))
+    assert parent.status is CANCELLED
+    assert parent.attributes.sub_task_succeed_count == 5 - chunk_concurrency
+    assert sorted(started) == list(range(5))
+
+
 def test_a_fan_out_that_waits_for_a_worker_ends_at_once(make_module: MakeModule) -> None:
     module = make_module()
 

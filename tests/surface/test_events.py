@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -350,6 +351,23 @@ def test_a_step_function_task_event_shows_sub_task_and_context(make_module: Make
     assert context["Execution"]["Name"] == parent.code
     assert context["StateMachine"]["Name"] == "sfn-task"
     assert context.keys() == {"Execution", "State", "StateMachine"}
+
+
+def test_the_context_tells_when_the_fan_out_was_started(make_module: MakeModule, clock: FakeClock) -> None:
+    """Which is later than its creation when no worker was there."""
+    module = make_module(clock=clock)
+    seen: list[str] = []
+    module.step_function_task("job")(lambda event: seen.append(event.context["Execution"]["StartTime"]))
+
+    async def scenario() -> Any:
+        made = await module.task_service.create_step_function_task(tenant_code="acme", task_type="job", input=[1])
+        clock.advance(5)
+        await drained(module)
+        return await module.task_service.get_task(made.key)
+
+    parent = asyncio.run(scenario())
+    assert parent.started_at == parent.created_at + timedelta(seconds=5)
+    assert [datetime.fromisoformat(text) for text in seen] == [parent.started_at]
 
 
 def test_events_are_generic_in_the_input_with_a_default() -> None:

@@ -260,6 +260,8 @@ def test_a_factory_without_transform_step_function_task_fails_fan_outs_with_that
 
     async def scenario() -> Any:
         parent, task = await fan_out(module, range(count)), await single(module)
+        execution = await module.step_function_service.describe_execution(parent.execution_arn or "")
+        assert execution.status == "PENDING"  # it was not started in vain
         return parent, await sub_tasks(module, parent), task
 
     parent, subs, task = asyncio.run(scenario())
