@@ -74,12 +74,17 @@ async def living(module: TaskModule, **options: Any) -> AsyncIterator[Worker]:
     Without a grace time, which on a clock that stands still would never be over: a test that fails shall end.
     """
     async with module.worker(grace=0, **options) as worker:
-
-        async def is_listed() -> bool:
-            return worker.name in [facts.name for facts in await module.task_service.queues.workers()]
-
-        await until(is_listed)
+        await listed(module, worker)
         yield worker
+
+
+async def listed(module: TaskModule, worker: Worker) -> None:
+    """Return when *worker* has said that it lives, lately."""
+
+    async def is_listed() -> bool:
+        return worker.name in [facts.name for facts in await module.task_service.queues.workers()]
+
+    await until(is_listed)
 
 
 async def create(module: TaskModule, tenant_code: str = "acme", task_type: str = "job", **options: Any) -> Entity:
@@ -170,6 +175,7 @@ def test_a_rate_that_nobody_knows_tells_no_start(make_module: MakeModule, clock:
             await create(module)
             await worker.drain()
             clock.advance(6 * 60)
+            await listed(module, worker)
             await create(module, input="stop")
             await gate.reached.wait()
             task = await create(module)
@@ -571,6 +577,7 @@ def test_it_has_lost_its_message(make_module: MakeModule, clock: FakeClock, data
             if not is_fresh:
                 await told(module, task.key, Cause.BACKOFF)
                 clock.advance(30)
+                await listed(module, worker)
             await told(module, task.key, Cause.REPAIR, "has no message in the queue", "reconciler")
             await module.task_service.cancel_task(task.key)
             gate.open.set()

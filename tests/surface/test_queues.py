@@ -235,7 +235,7 @@ def test_workers_say_what_they_are_and_what_they_run(make_module: MakeModule, cl
     module = make_module(clock=clock)
 
     async def scenario() -> None:
-        inside, go = asyncio.Event(), asyncio.Event()
+        inside, inside_too, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         @module.task("job")
         async def job(event: TaskQueueEvent) -> None:
@@ -246,6 +246,7 @@ def test_workers_say_what_they_are_and_what_they_run(make_module: MakeModule, cl
 
         @module.step_function_task("job")
         async def fan_out(event: StepFunctionTaskEvent) -> None:
+            inside_too.set()
             await go.wait()
 
         queues = module.task_service.queues
@@ -262,12 +263,7 @@ def test_workers_say_what_they_are_and_what_they_run(make_module: MakeModule, cl
             task = await create(module)
             await inside.wait()
             parent = await create_fan_out(module, [1])
-
-            async def runs() -> bool:
-                (sub,) = await sub_tasks(module, parent)
-                return sub.status is IN_PROGRESS
-
-            await until(runs)
+            await inside_too.wait()
             clock.advance(10)
             (sub,) = await sub_tasks(module, parent)
 
