@@ -8,6 +8,7 @@ from taskloom.embedded.database import Database
 from taskloom.embedded.payload_store import SqlitePayloadStore
 from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
 from taskloom.embedded.state_machine import SqliteStateMachine
+from taskloom.embedded.steps import SqliteSteps
 from taskloom.embedded.store import SqliteTaskStore
 from taskloom.embedded.task_logs import SqliteTaskLogs
 from taskloom.ports import Backend, Clock, Ids
@@ -28,6 +29,7 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
         machine=SqliteStateMachine(file, clock),
         payloads=SqlitePayloadStore(file),
         logs=SqliteTaskLogs(file),
+        steps=SqliteSteps(file, clock),
         signals=file.signals,
         admin=SqliteQueueAdmin(file, clock),
         stream_arn=STREAM_ARN,
