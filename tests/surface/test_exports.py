@@ -34,6 +34,8 @@ SURFACE = [
 ]
 
 ERRORS = [
+    "CallbackFailed",
+    "CallbackTimeout",
     "ClaimLost",
     "ExecutionNotFound",
     "IdempotencyConflict",
@@ -50,6 +52,7 @@ ERRORS = [
     "TaskNotFound",
     "TaskOpen",
     "TaskTokenNotFound",
+    "TaskTokenUsed",
     "WiringError",
 ]
 
@@ -99,6 +102,8 @@ def test_the_errors_are_one_tree() -> None:
         ("TaskNotFound", LookupError),
         ("ExecutionNotFound", LookupError),
         ("TaskTokenNotFound", LookupError),
+        ("TaskTokenUsed", errors.TaskTokenNotFound),
+        ("CallbackTimeout", TimeoutError),
         ("NotRunning", RuntimeError),
         ("MissingExtra", ImportError),
     ],

@@ -67,14 +67,16 @@ def touched(task: TaskEntity, *, now: datetime) -> Change:
     return Change(key=task.key, guard=mine(task), patch={"updated_at": now}, returning=False)
 
 
-def answered(task: TaskEntity, name: str, *, now: datetime, by: str | None, dispatch: str) -> Change:
+def answered(
+    task: TaskEntity, name: str, *, now: datetime, by: str | None, dispatch: str, claim_id: str
+) -> Change:
     """What the answer to its callback *name* does to the open *task*: if it waits for it, it goes on at once."""
     guard = Guard(status=frozenset({task.status}), fence=task.fence, run=task.run)
     if not waits_for(task, name):
         # The guard alone matters: should the task begin to wait meanwhile, this is refused.
         return Change(key=task.key, guard=guard, patch={"updated_at": now}, returning=False)
     status = NEXT[PENDING, Trigger.WAKE]
-    patch: Patch = {"status": status, "next_attempt_at": now, "updated_at": now}
+    patch: Patch = {"status": status, "claim_id": claim_id, "next_attempt_at": now, "updated_at": now}
     if task.kind is not Kind.SUB_TASK:
         patch["dispatch"] = dispatch
     reason = f"callback {json.dumps(name, ensure_ascii=False)} was answered"

@@ -54,7 +54,8 @@ class Callbacks:
             chunk = await self._chunk(task, step)
             fresh = replace(step, version=step.version + 1, write_id=write_id, answer=answer, result=text)
             fresh = await stored(backend, fresh, "answer")
-            change = lifecycle.answered(task, step.name, now=now, by=None, dispatch=backend.ids.token())
+            token_ = backend.ids.token
+            change = lifecycle.answered(task, step.name, now=now, by=None, dispatch=token_(), claim_id=token_())
             if await self._put(fresh, change, chunk):
                 return
 
