@@ -19,6 +19,7 @@ from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queues import QueueContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
+from tests.contract.steps import StepsContract
 from tests.contract.task_logs import TaskLogsContract
 from tests.contract.task_store import TaskStoreContract
 from tests.support.clock import FakeClock
@@ -64,6 +65,10 @@ class TestSqlitePayloadStore(PayloadStoreContract):
 
 
 class TestSqliteTaskLogs(TaskLogsContract):
+    pass
+
+
+class TestSqliteSteps(StepsContract):
     pass
 
 
