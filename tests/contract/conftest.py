@@ -15,6 +15,7 @@ for _suite in (
     "queue_admin",
     "queues",
     "signals",
+    "steps",
     "task_logs",
     "task_store",
 ):
