@@ -35,7 +35,10 @@ async def write_many(backend: Backend, changes: Sequence[Change]) -> Sequence[Wr
         ]
     else:
         outcomes = await patiently(backend.clock, lambda: backend.store.update_many(changes))
-    return [await _settled(backend, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
+    return [
+        outcome if isinstance(outcome, Written) else await _settled(backend, change, outcome)
+        for change, outcome in zip(changes, outcomes, strict=True)
+    ]
 
 
 async def _settled(backend: Backend, change: Change, outcome: Written | Refused) -> Written | Refused:
