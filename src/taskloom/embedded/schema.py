@@ -265,6 +265,12 @@ CREATE TABLE task_logs (          -- what handlers logged, a row per line
 """
 
 _VERSION_6: Final = """
+-- when a message of the lane was taken last; `turn` is when one of any lane of its tenant and priority was
+ALTER TABLE lanes ADD COLUMN served INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX tenant_lanes ON lanes (tenant, priority)
+"""
+
+_VERSION_7: Final = """
 CREATE TABLE steps (              -- what handlers did once and for all: steps, sleeps, callbacks
     pk TEXT NOT NULL,             -- of a sub-task: its parent's
     code TEXT NOT NULL,
@@ -288,7 +294,7 @@ CREATE UNIQUE INDEX step_tokens ON steps (token) WHERE token IS NOT NULL;
 ALTER TABLE queue ADD COLUMN woken INTEGER NOT NULL DEFAULT 0
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 
