@@ -264,8 +264,12 @@ def _define_talkative(module: TaskModule, effects: Effects) -> None:
 def _define_long(module: TaskModule, effects: Effects) -> None:
     """All that work does which outlives its limit; the token stands in the progress, for whoever answers."""
 
+    def charge(task: str) -> str:
+        effects.add(task)
+        return "paid"
+
     async def long(event: Any) -> Json:
-        paid = await event.step("charge", lambda: effects.add(event.task.id) or "paid")
+        paid = await event.step("charge", charge, event.task.id)
         if event.state != {"page": 1}:
             await event.checkpoint("saved")
             raise Continue({"page": 1})
@@ -276,7 +280,7 @@ def _define_long(module: TaskModule, effects: Effects) -> None:
         return [paid, event.state, answer]
 
     def long_in_a_thread(event: Any) -> Json:
-        paid = event.sync.step("charge", lambda: effects.add(event.task.id) or "paid")
+        paid = event.sync.step("charge", charge, event.task.id)
         token = event.sync.callback("approval")
         event.progress(1, message=token)
         answer = event.sync.wait_for(token, timeout=100_000)
