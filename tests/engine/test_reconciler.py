@@ -243,6 +243,29 @@ def test_a_wait_that_is_over(backend: Backend, clock: FakeClock, database: Path,
     asyncio.run(main())
 
 
+def test_a_revived_execution_waits_for_nothing_of_before(backend: Backend, clock: FakeClock, database: Path) -> None:
+    """Its collect finds all chunks with something left; none is kept twice."""
+    module = module_over(backend)
+
+    @module.step_function_task("job", chunk_size=1, max_concurrency=1)
+    async def job(event: Any) -> None:
+        await event.sleep(1000)
+
+    async def main() -> None:
+        made = await module.task_service.create_step_function_task(tenant_code="acme", task_type="job", input=range(3))
+        await work(module)
+        assert sql(database, "SELECT count(*) FROM chunk_waits") == [(2,)]
+        assert not await backend.machine.revive(made.key, 1)
+        sql(database, "DELETE FROM queue")
+        assert await backend.machine.revive(made.key, 1)
+        assert sql(database, "SELECT count(*) FROM chunk_waits") == [(0,)]
+        clock.advance(1000)
+        await work(module)
+        assert (await module.task_service.get_task(made.key)).status is COMPLETED
+
+    asyncio.run(main())
+
+
 def test_a_healthy_backlog_is_left_alone(backend: Backend, clock: FakeClock, database: Path) -> None:
     """Whether it waits in the stream, in the queue, for a later attempt, or in somebody's hands."""
 
