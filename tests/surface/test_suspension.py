@@ -579,7 +579,7 @@ def test_what_cannot_be_an_answer_is_refused(make_module: MakeModule, clock: Fak
         for call, field in (
             (service.resume(tokens[0], {1, 2}), "output"),
             (service.resume(tokens[0], float("inf")), "output"),
-            (service.resume(7), "token"),
+            (service.resume(7), "task_token"),
             (service.fail(tokens[0], ""), "error"),
             (service.fail(tokens[0], "x" * 2001), "error"),
             (service.fail(tokens[0], "\ud800"), "error"),

@@ -37,7 +37,7 @@ class Callbacks:
 
     async def _answer(self, token: str, answer: Answer, text: EncodedJson, tenant_code: str | None) -> None:
         if not isinstance(token, str):
-            raise InvalidType("token", f"{token!r} is no string", "give what event.callback returned")
+            raise InvalidType("task_token", f"{token!r} is no string", "give what event.callback returned")
         backend, write_id = self._backend, self._backend.ids.token()
         while True:
             step = await patiently(backend.clock, lambda: backend.steps.find(token))
