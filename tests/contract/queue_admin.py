@@ -8,6 +8,7 @@ from taskloom import lifecycle
 from taskloom.model import FanOut, Kind, TaskEntity, TaskKey
 from taskloom.ports import (
     Backend,
+    Cap,
     DeadLetter,
     Delivery,
     LaneFigures,
@@ -447,7 +448,8 @@ class QueueAdminContract(Contract):
         await backend.admin.beat(worker)
         assert await self._workers(rows, rows.now) == [worker]
         await self.elapse(backend, self.tick)
-        later = replace(worker, seen_at=rows.now, running=[], tasks=None, fan_outs=None)
+        caps = {"dög": Cap(total=3), "cat": Cap(per_tenant=1), "cow": Cap(total=8, per_tenant=2)}
+        later = replace(worker, seen_at=rows.now, running=[], tasks=None, fan_outs=None, caps=caps)
         await backend.admin.beat(later)
         assert await self._workers(rows, worker.seen_at) == [later]
 
