@@ -630,6 +630,8 @@ class Signals(Protocol):
 class Backend:
     """All ports of one place where tasks live."""
 
+    name: str
+    """As in `Settings.backend`; what it does, and how well, stands in `capabilities`."""
     clock: Clock
     ids: Ids
     store: TaskStore
