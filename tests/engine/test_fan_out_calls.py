@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from taskloom import StepFunctionTaskEvent, TaskQueueEvent, TaskStatus
+from taskloom.errors import StoreBusy
 from taskloom.ports import Backend, ExecutionStatus, MessageKind
 from tests.support.clock import FakeClock
-from tests.support.faults import Probe, tapped
-from tests.support.scenarios import TENANT, module_over, open_backend, work
+from tests.support.faults import Inner, PortCall, Probe, tapped
+from tests.support.scenarios import LEASE, TENANT, module_over, open_backend, work
 
 CHUNKS = 30
 
@@ -91,3 +92,30 @@ def test_a_fan_out_that_nobody_here_can_run_starts_no_execution(backend: Backend
 
     asyncio.run(main())
     assert not probe.named("machine.start")
+
+
+def test_a_step_that_could_not_be_reported_comes_again_before_its_lease_ends(
+    backend: Backend, clock: FakeClock
+) -> None:
+    """The storage was busy for a moment; nobody has died, so nobody waits for a lease."""
+    failures = [StoreBusy("on purpose")]
+
+    async def busy_once(call: PortCall, inner: Inner) -> Any:
+        if call.name == "machine.report" and failures:
+            raise failures.pop()
+        return await inner()
+
+    module = module_over(tapped(backend, busy_once))
+    module.step_function_task("job")(lambda event: None)
+
+    async def main() -> None:
+        create = module.task_service.create_step_function_task
+        made = await create(tenant_code=TENANT, task_type="job", input=[1])
+        async with module.worker(grace=0) as worker:
+            await worker.drain()
+            clock.advance(LEASE / 2)
+            await worker.drain()
+            assert (await module.task_service.get_task(made.key)).status is TaskStatus.COMPLETED
+
+    asyncio.run(main())
+    assert not failures
