@@ -5,9 +5,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from taskloom import lifecycle
+from taskloom.capabilities import Feature
 from taskloom.model import FanOut, Kind, TaskEntity, TaskKey
 from taskloom.ports import (
     Backend,
+    Cap,
     DeadLetter,
     Delivery,
     LaneFigures,
@@ -19,7 +21,7 @@ from taskloom.ports import (
     Throughput,
     WorkerFacts,
 )
-from tests.contract.base import HOUR, Contract, needs, scenario
+from tests.contract.base import HOUR, Contract, exactly, needs, scenario
 from tests.support.rows import Rows
 
 MINUTE = timedelta(minutes=1)
@@ -100,6 +102,7 @@ class QueueAdminContract(Contract):
 
     # --- lanes ---------------------------------------------------------------------------------------------------
 
+    @exactly(Feature.QUEUE_DEPTHS)
     @scenario
     async def test_lanes_say_what_waits_is_delayed_and_is_held(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -122,6 +125,7 @@ class QueueAdminContract(Contract):
         await backend.queue.delete([first.receipt])
         assert await self._lanes(rows) == [self._lane(rows, waiting=2, in_flight=2, oldest_at=later)]
 
+    @exactly(Feature.QUEUE_DEPTHS)
     @scenario
     async def test_a_delivery_that_nobody_kept_waits_again(self, backend: Backend) -> None:
         """Since its visibility ended: whoever had it is gone."""
@@ -132,6 +136,7 @@ class QueueAdminContract(Contract):
         await self.elapse(backend, 2 * self.tick)
         assert await self._lanes(rows) == [self._lane(rows, waiting=1, oldest_at=ends)]
 
+    @exactly(Feature.QUEUE_DEPTHS)
     @scenario
     async def test_each_tenant_kind_and_type_is_one_line(self, backend: Backend) -> None:
         """Whatever the priorities; and nothing is left of one whose last message is gone."""
@@ -157,6 +162,7 @@ class QueueAdminContract(Contract):
 
     # --- throughput ----------------------------------------------------------------------------------------------
 
+    @exactly(Feature.THROUGHPUT)
     @scenario
     async def test_what_ends_is_counted_in_its_minute(self, backend: Backend) -> None:
         """By kind and type: what ended well, and what did not; whatever is tried again has not ended."""
@@ -189,6 +195,7 @@ class QueueAdminContract(Contract):
             (Kind.SFN_TASK, 0, 1),
         }
 
+    @exactly(Feature.THROUGHPUT)
     @scenario
     async def test_minutes_come_oldest_first_and_from_the_wanted_one_on(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -205,6 +212,7 @@ class QueueAdminContract(Contract):
         assert [minute.minute for minute in await self._throughput(rows, within)] == minutes[1:]
         assert await self._throughput(rows, rows.now + MINUTE) == []
 
+    @exactly(Feature.THROUGHPUT)
     @scenario
     async def test_a_refused_end_is_not_counted(self, backend: Backend) -> None:
         """An end counts once, however often its worker or a late one writes it."""
@@ -217,6 +225,7 @@ class QueueAdminContract(Contract):
 
     # --- place ---------------------------------------------------------------------------------------------------
 
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_counts_those_before_it(self, backend: Backend) -> None:
         """Those of its own tenant, type and priority that are due."""
@@ -235,6 +244,7 @@ class QueueAdminContract(Contract):
             assert place is not None
             assert (place.ahead, place.is_exact, place.is_held, place.visible_at) == (ahead, True, False, since)
 
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_counts_to_the_limit_at_most(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -244,6 +254,7 @@ class QueueAdminContract(Contract):
             assert place is not None
             assert (place.ahead, place.is_exact) == expected
 
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_of_what_is_held(self, backend: Backend) -> None:
         """It is in nobody's hands any more once its visibility has ended, or it was released."""
@@ -267,6 +278,7 @@ class QueueAdminContract(Contract):
         assert place is not None
         assert (place.is_held, place.visible_at) == (False, until)
 
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_counts_the_lanes_that_take_turns_with_it(self, backend: Backend) -> None:
         """With something due, of its priority or a higher one; another test may have left some."""
@@ -300,6 +312,7 @@ class QueueAdminContract(Contract):
         await backend.queue.delete([delivery.receipt for delivery in await self._received(rows, 10)])
         assert await backend.admin.place(sent.key, 10) is None
 
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_a_fan_out_that_waits_has_a_place(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -447,7 +460,8 @@ class QueueAdminContract(Contract):
         await backend.admin.beat(worker)
         assert await self._workers(rows, rows.now) == [worker]
         await self.elapse(backend, self.tick)
-        later = replace(worker, seen_at=rows.now, running=[], tasks=None, fan_outs=None)
+        caps = {"dög": Cap(total=3), "cat": Cap(per_tenant=1), "cow": Cap(total=8, per_tenant=2)}
+        later = replace(worker, seen_at=rows.now, running=[], tasks=None, fan_outs=None, caps=caps)
         await backend.admin.beat(later)
         assert await self._workers(rows, worker.seen_at) == [later]
 

@@ -43,13 +43,17 @@ _PORTS: Final[Mapping[str, type]] = {
     "items": ports.ItemWriter,
     "logs": ports.TaskLogs,
     "steps": ports.Steps,
+    "admin": ports.QueueAdmin,
 }
+_BEST_EFFORT: Final = frozenset({"admin.beat", "admin.leave", "admin.take_duty", "admin.report_duty"})
+"""What workers say about themselves, whenever they like: nobody relies on it, and it would blur the order of calls."""
 
 
 def calls_of(port: str) -> frozenset[str]:
     """The names of all calls of *port* (`store.update`, …), as its Protocol lists them."""
     members = vars(_PORTS[port])
-    return frozenset(f"{port}.{name}" for name, member in members.items() if inspect.iscoroutinefunction(member))
+    names = (f"{port}.{name}" for name, member in members.items() if inspect.iscoroutinefunction(member))
+    return frozenset(names) - _BEST_EFFORT
 
 
 READS: Final = frozenset(
@@ -58,6 +62,8 @@ READS: Final = frozenset(
         *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
         *("logs.read", "steps.get", "steps.find"),
+        *("admin.pauses", "admin.lanes", "admin.throughput", "admin.place", "admin.waiting", "admin.dead_letters"),
+        *("admin.duty", "admin.workers"),
     }
 )
 """Calls that change nothing."""
@@ -74,6 +80,7 @@ def tapped(backend: Backend, tap: Tap) -> Backend:
         payloads=cast("ports.PayloadStore", _Port(backend.payloads, "payloads", tap)),
         logs=cast("ports.TaskLogs", _Port(backend.logs, "logs", tap)),
         steps=cast("ports.Steps", _Port(backend.steps, "steps", tap)),
+        admin=cast("ports.QueueAdmin", _Port(backend.admin, "admin", tap)),
     )
 
 

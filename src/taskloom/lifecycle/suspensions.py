@@ -67,9 +67,7 @@ def touched(task: TaskEntity, *, now: datetime) -> Change:
     return Change(key=task.key, guard=mine(task), patch={"updated_at": now}, returning=False)
 
 
-def answered(
-    task: TaskEntity, name: str, *, now: datetime, by: str | None, dispatch: str, claim_id: str
-) -> Change:
+def answered(task: TaskEntity, name: str, *, now: datetime, by: str | None, dispatch: str, claim_id: str) -> Change:
     """What the answer to its callback *name* does to the open *task*: if it waits for it, it goes on at once."""
     guard = Guard(status=frozenset({task.status}), fence=task.fence, run=task.run)
     if not waits_for(task, name):
