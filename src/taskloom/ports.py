@@ -92,6 +92,10 @@ class ChunkRow:
 class TaskStore(Protocol):
     """Where tasks, sub-tasks and chunk rows are kept.
 
+    An ended task whose `ttl` has come counts as absent at once, for every method, guards and idempotency keys included,
+    whether it is removed already or not. Its sub-tasks and chunk rows have no `ttl`: whoever asks for them asks for
+    their parent first.
+
     Sub-tasks come back without what only their parent knows: `input`, `name`, `request_id`, `created_by`, `created_ip`.
     """
 
@@ -122,6 +126,9 @@ class TaskStore(Protocol):
 
     async def get(self, key: TaskKey) -> TaskEntity | None:
         """The task or stored sub-task *key*; sees every write that was answered before the call."""
+
+    async def expired_at(self, key: TaskKey) -> datetime | None:
+        """The `ttl` of the top-level task *key*, if it has come; None also when nobody can tell any more."""
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity], TaskCode | None]:
         """At most `limit` matching tasks in the order of their codes, and where to go on (None: there are no more).
@@ -614,6 +621,29 @@ class TaskLogs(Protocol):
         """
 
 
+class Retention(Protocol):
+    """Removes what nobody needs any more. Every call does a bounded amount of work; all of them may be repeated, by
+    several workers at the same time, and one that was cut short is gone on with by the next one.
+    """
+
+    async def remove_expired(self, limit: int) -> int:
+        """Remove about *limit* rows of tasks whose `ttl` has come, those that expired first; how many rows; 0 when
+        nothing is left.
+
+        With a task everything goes that was kept for it: sub-tasks, chunk rows, payloads, log lines, executions, dead
+        letters. The row of the task goes last, so that what is left of a removal that was cut short is found again; a
+        task that has lost something stays absent even if the clock goes back.
+        """
+
+    async def expired(self, limit: int) -> int:
+        """How many tasks have expired and are not removed yet; counts to *limit* at most."""
+
+    async def remove_orphans(self, before: datetime, after: str, limit: int) -> str | None:
+        """Of the *limit* payloads behind the reference *after*, in some order, remove those that were written before
+        *before* and that no task or sub-task names; the reference to go on behind, None at the end.
+        """
+
+
 class Signals(Protocol):
     """Wake-ups. A signal may be lost, late or needless: whoever waits for one also looks by itself now and then."""
 
@@ -636,6 +666,7 @@ class Backend:
     machine: StateMachine
     payloads: PayloadStore
     logs: TaskLogs
+    retention: Retention
     signals: Signals
     admin: QueueAdmin
     stream_arn: str

@@ -43,9 +43,8 @@ _WAITING: Final = (
     "ORDER BY pk, code LIMIT ?5"
 )
 _LETTERS: Final = (
-    "SELECT d.id, d.at, d.pk, t.type, d.code, d.failures, d.reason FROM dead_letters AS d "
-    "JOIN tasks AS t ON t.pk = d.pk AND t.code = d.code "
-    "WHERE d.id > ?1 AND (?2 IS NULL OR substr(d.pk, instr(d.pk, '#') + 1) = ?2) ORDER BY d.id LIMIT ?3"
+    "SELECT id, at, pk, type, code, failures, reason FROM dead_letters "
+    "WHERE id > ?1 AND (?2 IS NULL OR substr(pk, instr(pk, '#') + 1) = ?2) ORDER BY id LIMIT ?3"
 )
 _FORGET: Final = "DELETE FROM dead_letters WHERE id = ?"
 _TAKE_DUTY: Final = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypedDict
 
@@ -11,6 +11,7 @@ from taskloom.model import (
     Failure,
     FanOut,
     HistoryEntry,
+    Kind,
     Progress,
     TaskEntity,
     TaskKey,
@@ -103,6 +104,7 @@ class Patch(TypedDict, total=False):
     fan_out: FanOut | None
     cancel_requested: CancelRequest | None
     deadline_at: datetime | None
+    ttl: datetime | None
     lost: int
     state: EncodedJson | None
 
@@ -196,20 +198,34 @@ def ended(
 ) -> Change:
     """The open task at *standing* ends with *failure*."""
     status = NEXT[standing.status, trigger]
+    patch: Patch = {
+        "status": status,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "next_attempt_at": None,
+        "error": failure,
+        "updated_at": now,
+        "finished_at": now,
+    }
+    expire(patch, key.kind, standing.options)
     return Change(
         key=key,
         guard=guard,
-        patch={
-            "status": status,
-            "claim_id": claim_id,
-            "lease_until": None,
-            "next_attempt_at": None,
-            "error": failure,
-            "updated_at": now,
-            "finished_at": now,
-        },
+        patch=patch,
         history=entry(standing, status, now, by, failure.message),
     )
+
+
+def expire(patch: Patch, kind: Kind, options: TaskOptions) -> None:
+    """Have *patch*, which ends a task, say from when on it counts as absent. A sub-task goes with its fan-out."""
+    if options.ttl is None or kind is Kind.SUB_TASK:
+        return
+    at = patch["finished_at"]
+    if at is not None:
+        at += timedelta(seconds=options.ttl)
+        if at.microsecond:  # whole seconds, and never too early
+            at = at.replace(microsecond=0) + timedelta(seconds=1)
+        patch["ttl"] = at
 
 
 def entry(task: Standing, status: TaskStatus, now: datetime, by: str | None, reason: str | None = None) -> HistoryEntry:
