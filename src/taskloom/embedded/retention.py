@@ -136,7 +136,7 @@ def _references(connection: sqlite3.Connection, after: str, limit: int) -> Itera
 def _is_named(connection: Any, reference: str) -> bool:
     """Whether a row refers to it. What is not named after a task is left alone."""
     try:
-        key = TaskKey.parse(reference.rpartition("/")[0])
+        key = TaskKey.parse(reference.partition("/")[0])
     except InvalidInput:
         return True
     parts = key.parts

@@ -2,7 +2,19 @@
 
 from datetime import datetime
 
-from taskloom.lifecycle.changes import IN_PROGRESS, NEXT, PENDING, Change, Guard, Patch, Trigger, ended, entry, expire, mine
+from taskloom.lifecycle.changes import (
+    IN_PROGRESS,
+    NEXT,
+    PENDING,
+    Change,
+    Guard,
+    Patch,
+    Trigger,
+    ended,
+    entry,
+    expire,
+    mine,
+)
 from taskloom.model import Failure, Progress, TaskEntity
 from taskloom.values import EncodedJson
 
