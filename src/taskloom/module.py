@@ -215,9 +215,9 @@ class TaskModule:
 
         *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
         which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
-        which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*, *max_concurrency_per_tenant*: how many of this
-        type run at the same time, over all workers. Raises: WiringError when the type has a handler already;
-        InvalidInput, InvalidType.
+        which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
+        *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. Raises: WiringError
+        when the type has a handler already; InvalidInput, InvalidType.
         """
         for name, value in (
             ("max_concurrency", max_concurrency),

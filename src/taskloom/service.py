@@ -102,8 +102,8 @@ class TaskService:
 
         A long input goes to the payload store while it is read and is never held in memory. If reading it raises, or
         an element is refused, nothing is created. An empty input makes a fan-out that ends COMPLETED.
-        *retry* is for each sub-task, *deadline* and *ttl* for the whole; for these, *idempotency_key* and *priority* see
-        `create_task`.
+        *retry* is for each sub-task, *deadline* and *ttl* for the whole; for these, *idempotency_key* and *priority*
+        see `create_task`.
         Raises: InvalidInput, InvalidType (*input* is a str, bytes, a mapping, or no iterable); IdempotencyConflict.
         """
         new = NewTask(
@@ -233,7 +233,7 @@ class TaskService:
 
         Of a fan-out only what has FAILED, was CANCELLED or never started runs again; with *only_failed* false
         everything. *reason* and *by* (who) stand in the history.
-        Raises: TaskOpen (nothing was changed), TaskNotFound (TaskExpired when its `ttl` has passed), InvalidInput for a sub-task, and for a single task that is
-        COMPLETED unless *only_failed* is false.
+        Raises: TaskOpen (nothing was changed), TaskNotFound (TaskExpired when its `ttl` has passed), InvalidInput for a
+        sub-task, and for a single task that is COMPLETED unless *only_failed* is false.
         """
         return await self._steering.retry(key, only_failed=only_failed, reason=reason, by=by)

@@ -697,6 +697,7 @@ def test_a_new_run_forgets_the_one_before(kind: Kind, only_failed: bool) -> None
         "progress": None,
         "started_at": None,
         "finished_at": None,
+        "ttl": None,
         "cancel_requested": None,
         "updated_at": NOW,
     }

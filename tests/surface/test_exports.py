@@ -47,6 +47,7 @@ ERRORS = [
     "StoreError",
     "StoreFull",
     "TaskEnded",
+    "TaskExpired",
     "TaskNotFound",
     "TaskOpen",
     "TaskTokenNotFound",
