@@ -190,6 +190,8 @@ class StreamFailure:
     """A record that could not be dispatched."""
 
     sequence: int
+    failures: int
+    """How often it had failed before, as `StreamRecord` said: so that a repeat does not count twice."""
     reason: str
     retry_at: datetime | None
     """When to take it again; None puts it with the dead letters."""
@@ -216,7 +218,8 @@ class ChangeStream(Protocol):
     async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:
         """Remove the records *done*, send the message beside each, keep *failures* for later: one write (rule 1).
 
-        A record that somebody else has settled since sends nothing, so each record becomes at most one message.
+        A record that somebody else has settled since sends nothing, so each record becomes at most one message. A
+        repeat of the call changes nothing: each failure counts once.
         """
 
     async def next_due(self) -> datetime | None:
@@ -420,7 +423,10 @@ class QueueAdmin(Protocol):
         """All pauses, oldest first."""
 
     async def lanes(self) -> Sequence[LaneFigures]:
-        """What is in the queue or has to come there, by tenant, kind and task type; costs as much as there is."""
+        """What is in the queue or has to come there, by tenant, kind and task type; costs as much as there is.
+
+        The messages of tasks that have ended meanwhile do not count, though a worker has still to drop them.
+        """
 
     async def throughput(self, since: datetime) -> Sequence[Throughput]:
         """What ended in the minutes since then, oldest first: sub-tasks, single tasks and fan-outs, each by type."""

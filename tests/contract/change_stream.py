@@ -379,4 +379,4 @@ def _resume(task: TaskEntity, dispatch: str) -> Change:
 
 
 def _failure(record: StreamRecord, retry_at: datetime | None) -> StreamFailure:
-    return StreamFailure(sequence=record.sequence, reason="ValueError: no", retry_at=retry_at)
+    return StreamFailure(sequence=record.sequence, failures=record.failures, reason="ValueError: no", retry_at=retry_at)

@@ -549,7 +549,8 @@ class QueueAdminContract(Contract):
             records = await self.records(rows)
             assert len(records) == len(tasks)
             problems = [
-                StreamFailure(sequence=record.sequence, reason="why: é", retry_at=retry_at) for record in records
+                StreamFailure(sequence=record.sequence, failures=record.failures, reason="why: é", retry_at=retry_at)
+                for record in records
             ]
             await rows.backend.stream.settle([], problems)
         return tasks

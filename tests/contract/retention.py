@@ -264,7 +264,7 @@ class LettersOfTheGoneContract(Contract):
         rows = Rows(backend)
         (task,) = await rows.create(rows.single(options=KEPT))
         (record,) = await self.records(rows)
-        letter = StreamFailure(sequence=record.sequence, reason="no", retry_at=None)
+        letter = StreamFailure(sequence=record.sequence, failures=0, reason="no", retry_at=None)
         await backend.stream.settle([], [letter])
         await rows.carry_out(rows.rejected(task))
         await self.elapse(backend, HOUR + self.tick)
@@ -329,5 +329,3 @@ async def _has_items(backend: Backend, name: str) -> bool:
     except Exception:  # noqa: BLE001
         return False
     return True
-
-

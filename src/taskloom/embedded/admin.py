@@ -22,7 +22,9 @@ _PAUSES: Final = "SELECT scope, name, at, reason, by FROM pauses ORDER BY at, sc
 _LANES: Final = (
     "SELECT tenant, route, sum(visible_at <= ?1), sum(visible_at > ?1 AND held = 0), "
     "sum(visible_at > ?1 AND held = 1), min(CASE WHEN visible_at <= ?1 THEN visible_at END) FROM ("
-    "SELECT tenant, route, visible_at, held FROM queue UNION ALL "  # and what no worker has put into it yet:
+    "SELECT q.tenant, q.route, q.visible_at, q.held FROM queue AS q "  # but for those whose task has ended
+    "JOIN tasks AS t ON t.pk = q.pk AND t.code = q.code WHERE t.status IN ('P', 'I') "
+    "UNION ALL "  # and what no worker has put into it yet:
     "SELECT substr(s.pk, instr(s.pk, '#') + 1), substr(s.pk, 1, instr(s.pk, '#')) || t.type, "
     "max(s.take_at, t.updated_at), 0 FROM stream AS s JOIN tasks AS t ON t.pk = s.pk AND t.code = s.code "
     "WHERE t.dispatch IS NOT NULL) GROUP BY tenant, route ORDER BY tenant, route"

@@ -1,5 +1,6 @@
 """What a change of a task is, and which there are: the rules as data."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,10 +23,15 @@ from taskloom.values import EncodedJson
 
 MAX_REASON: Final = 500
 """Characters of a reason in the history; the error itself keeps more."""
+MAX_REASON_BYTES: Final = 4 * MAX_REASON
+"""Of a reason as JSON in UTF-8, where a control character takes six."""
 
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
 COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 RUNNING: Final = frozenset({IN_PROGRESS})
+
+
+_dump = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Trigger(Enum):
@@ -230,6 +236,14 @@ def expire(patch: Patch, kind: Kind, options: TaskOptions) -> None:
 
 def entry(task: Standing, status: TaskStatus, now: datetime, by: str | None, reason: str | None = None) -> HistoryEntry:
     """The entry of the change of *task* to *status*."""
-    if reason is not None and len(reason) > MAX_REASON:
-        reason = reason[:MAX_REASON] + " …"
+    if reason is not None:
+        reason = _bounded(reason)
     return HistoryEntry(at=now, status=status, run=task.run, attempt=task.attempt, reason=reason, by=by)
+
+
+def _bounded(reason: str) -> str:
+    """*reason*, cut where it is too long as text or as what is stored of it."""
+    cut = reason[:MAX_REASON]
+    while (over := len(_dump(cut).encode(errors="surrogatepass")) - 2 - MAX_REASON_BYTES) > 0:
+        cut = cut[: len(cut) - max(1, over // 6)]  # six bytes is the most that a character takes
+    return reason if len(cut) == len(reason) else f"{cut} …"
