@@ -450,7 +450,7 @@ class QueueAdmin(Protocol):
         """Whether the caller is the one to do what all workers need done; nobody else is before *until*."""
 
     async def report_duty(self, name: str, facts: Mapping[str, Json]) -> None:
-        """What came of it."""
+        """What came of it; by whoever took it."""
 
     async def duty(self, name: str) -> Mapping[str, Json] | None:
         """What was reported last; None when nothing was."""

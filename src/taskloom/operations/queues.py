@@ -239,13 +239,13 @@ def _scope(task_type: str | None, tenant_code: str | None) -> tuple[PauseScope, 
 def observed(throughput: Sequence[Throughput], workers: Sequence[WorkerFacts], now: datetime) -> timedelta:
     """Over how long *throughput*, of the last five minutes, was measured: shorter when the workers have just started.
 
-    At least a second.
+    At least a second; while nobody works, the five minutes.
     """
-    since = (now - RATE_OVER).replace(second=0, microsecond=0)  # whole minutes are counted
-    started = min((worker.started_at for worker in workers), default=now)
-    earlier = [minute.minute for minute in throughput if minute.minute + timedelta(minutes=1) <= started]
     if not workers:
-        earlier = [minute.minute for minute in throughput]
+        return RATE_OVER
+    since = (now - RATE_OVER).replace(second=0, microsecond=0)  # whole minutes are counted
+    started = min(worker.started_at for worker in workers)
+    earlier = [minute.minute for minute in throughput if minute.minute + timedelta(minutes=1) <= started]
     return max(now - max(min([started, *earlier]), since), timedelta(seconds=1))
 
 
