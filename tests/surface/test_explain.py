@@ -23,6 +23,7 @@ from taskloom import (
 from taskloom.clock import to_milliseconds
 from taskloom.embedded.database import BUSY_SECONDS
 from taskloom.errors import InvalidInput, TaskNotFound
+from taskloom.execution.reconciler import DUTY
 from taskloom.execution.worker import Worker
 from taskloom.operations.explaining import Cause, Explanation
 from taskloom.ports import Served
