@@ -1,7 +1,7 @@
 """The contract of `ports.QueueAdmin`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -20,6 +20,7 @@ from taskloom.ports import (
     Throughput,
     WorkerFacts,
 )
+from taskloom.values import Json
 from tests.contract.base import HOUR, Contract, needs, scenario
 from tests.support.rows import Rows
 
@@ -578,7 +579,11 @@ class QueueAdminContract(Contract):
         assert await backend.admin.duty(name) is None
         await backend.admin.take_duty(name, now, now + MINUTE)
         assert await backend.admin.duty(name) is None
-        for facts in ({"at": "é", "done": {"x": 1, "y": [None, True, 1.5]}}, {"done": 2}):
+        reports: Sequence[Mapping[str, Json]] = (
+            {"at": "é", "done": {"x": 1, "y": [None, True, 1.5]}},
+            {"done": 2},
+        )
+        for facts in reports:
             await backend.admin.report_duty(name, facts)
             assert await backend.admin.duty(name) == facts
         await backend.admin.take_duty(name, now + MINUTE, now + HOUR)
