@@ -339,6 +339,20 @@ def waiting(type_: str, *, delayed: int = 0) -> QueueFigures:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("count", "is_served", "state", "text"),
+    [
+        (0, False, State.OK, "none"),
+        (7, True, State.OK, "7 tasks have expired and wait to be removed; a worker does so, a few at a time"),
+        (7, False, State.NOTE, "7 tasks have expired and wait to be removed"),
+        (100_000, False, State.NOTE, "100,000 tasks or more have expired and wait to be removed"),
+    ],
+)
+def test_what_has_expired_is_told(count: int, is_served: bool, state: State, text: str) -> None:
+    finding = checkup.expired_finding(count, is_served=is_served)
+    assert (finding.state, finding.text) == (state, text)
+
+
 def test_workers_of_another_version_are_named() -> None:
     workers = [worker("a", "1.0", ["cat"]), worker("b", "0.9", ["cat"])]
     alive, others = checkup.worker_findings(workers, "1.0")

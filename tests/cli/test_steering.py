@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskloom import TaskEntity, TaskKey, TaskModule, TaskStatus
+from taskloom.cli import output
 from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from tests.cli.program import Ended, Terminal, call, run
 from tests.conftest import MakeModule
@@ -260,6 +261,17 @@ def test_redrive_one(module: TaskModule, taskloom: Taskloom, database: Path) -> 
     code, out, err = taskloom("redrive", "2")
     assert (code, out) == (2, "")
     assert "there is no dead letter 2" in err
+
+
+def test_redrive_shows_how_far_it_is(
+    module: TaskModule, taskloom: Taskloom, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LINE_EVERY", 0.0)
+    keys = [create(module, "bad") for _ in range(3)]
+    drain(module)
+    bury(database, *keys)
+    shown = "redriven: 1\nredriven: 2\nredriven: 3\n"
+    assert taskloom("redrive", "--all") == (0, "redriven: 3\n", shown)
 
 
 def test_redrive_all(module: TaskModule, taskloom: Taskloom, database: Path) -> None:
