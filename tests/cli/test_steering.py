@@ -76,16 +76,9 @@ def bury(database: Path, *keys: TaskKey) -> None:
     with connection:
         for key in keys:
             connection.execute(
-                "INSERT INTO dead_letters (at, pk, code, type, event_name, failures, reason) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    1_777_636_800_000,
-                    key.pk,
-                    key.parts.code,
-                    key.parts.task_type,
-                    "INSERT",
-                    5,
-                    "NoHandler: nothing takes\x1b it",
-                ),
+                "INSERT INTO dead_letters (at, pk, code, type, event_name, failures, reason) "
+                "VALUES (1777636800000, ?, ?, ?, 'INSERT', 5, ?)",
+                (key.pk, key.parts.code, key.parts.task_type, "NoHandler: nothing takes\x1b it"),
             )
     connection.close()
 
