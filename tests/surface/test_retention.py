@@ -284,3 +284,23 @@ def test_a_sweep_that_fails_goes_on_later(database: Path, clock: FakeClock, repl
 
     asyncio.run(within_patience(scenario()))
     backend.close()
+
+
+def test_what_has_lost_something_stays_absent_when_the_clock_goes_back(database: Path, clock: FakeClock) -> None:
+    backend = open_backend(database, clock)
+
+    async def scenario() -> None:
+        module = module_over(backend)
+        module.step_function_task("job", ttl=60)(lambda event: None)
+        parent = await fan_out(module, [1, 2, 3])
+        clock.advance(60)
+        assert await backend.retention.remove_expired(2) == 2
+        clock.advance(-30)
+        with pytest.raises(TaskExpired):
+            await module.task_service.get_task(parent.key)
+        while await backend.retention.remove_expired(2):
+            pass
+        assert counts(database) == {}
+
+    asyncio.run(within_patience(scenario()))
+    backend.close()
