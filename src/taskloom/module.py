@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
 from taskloom import model
 from taskloom import providers as providers_
+from taskloom.capabilities import Feature, require
 from taskloom.clock import SystemClock
 from taskloom.errors import InvalidType, WiringError
 from taskloom.events.factory import (
@@ -217,14 +218,15 @@ class TaskModule:
         which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
         which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
         *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. Raises: WiringError
-        when the type has a handler already; InvalidInput, InvalidType.
+        when the type has a handler already, or the backend refuses what is asked for; InvalidInput, InvalidType.
         """
-        for name, value in (
-            ("max_concurrency", max_concurrency),
-            ("max_concurrency_per_tenant", max_concurrency_per_tenant),
+        for feature, name, value in (
+            (Feature.MAX_CONCURRENCY, "max_concurrency", max_concurrency),
+            (Feature.MAX_CONCURRENCY_PER_TENANT, "max_concurrency_per_tenant", max_concurrency_per_tenant),
         ):
             if value is not None:
                 whole_number(value, name, low=1, high=MAX_CONCURRENCY)
+                require(self._backend.name, feature, f"task type {task_type!r}, {name}")
         policy = TypePolicy(
             retry=self._retry(retry),
             timeout=_seconds(timeout, "timeout"),

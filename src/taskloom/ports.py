@@ -392,6 +392,8 @@ class WorkerFacts:
     fan_outs: Sequence[str] | None
     running: Sequence[str]
     """Ids of what it ran when it was last seen; at most 100."""
+    caps: Mapping[str, Cap] = field(default_factory=dict)
+    """Of single tasks, by their type: how many it lets run at the same time, over all workers."""
 
     def serves(self, kind: Kind, task_type: str) -> bool:
         """Whether it takes tasks of this kind and type."""
@@ -664,6 +666,8 @@ class Signals(Protocol):
 class Backend:
     """All ports of one place where tasks live."""
 
+    name: str
+    """As in `Settings.backend`; what it does, and how well, stands in `capabilities`."""
     clock: Clock
     ids: Ids
     store: TaskStore

@@ -29,7 +29,7 @@ class TaskService:
         self._finding = Finding(backend)
         self._creation = Creation(backend, registry, self._finding, idempotency_ttl=idempotency_ttl, ttl=ttl)
         self._steering = Steering(backend, self._finding)
-        self._explaining = Explaining(backend, registry, self._finding)
+        self._explaining = Explaining(backend, self._finding)
         self._logs = Logs(backend, self._finding)
         self.queues = Queues(backend, self._finding, self._steering)
         """For operators: depths, workers, pauses, purging, dead letters."""

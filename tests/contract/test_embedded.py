@@ -16,6 +16,7 @@ from tests.contract.executions import StateMachineContract
 from tests.contract.idempotency import IdempotencyContract
 from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
+from tests.contract.queue_machine import QueueMachine
 from tests.contract.queues import QueueContract
 from tests.contract.retention import LettersOfTheGoneContract, RetentionContract
 from tests.contract.signals import SignalsContract
@@ -87,3 +88,8 @@ class TestEmbeddedBackend(BackendContract):
 def test_task_store_matches_model(backend: Backend) -> None:
     """The suite tries each promise; this tries them in any order."""
     run_store_machine(backend)
+
+
+def test_queue_matches_model(backend: Backend) -> None:
+    """The same, with operators who pause and resume, and tasks of any priority."""
+    run_store_machine(backend, QueueMachine, runs=60)

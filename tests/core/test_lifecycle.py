@@ -644,6 +644,15 @@ def test_repairs_of_a_task_are_made_ever_more_rarely(repairs: int, minutes: int)
     assert lifecycle.may_be_repaired(again, due)
 
 
+def test_the_pause_before_the_next_repair_counts_from_the_last_one() -> None:
+    """They come later than they may: whoever looks does so once a minute, or was away for a day."""
+    made = [EPOCH, EPOCH + timedelta(days=1)]
+    history = tuple(HistoryEntry(at=at, status=PENDING, run=1, attempt=0, reason="repaired: why") for at in made)
+    task = plain(run=1, history=history)
+    assert not lifecycle.may_be_repaired(task, made[-1] + timedelta(minutes=2) - timedelta(milliseconds=1))
+    assert lifecycle.may_be_repaired(task, made[-1] + timedelta(minutes=2))
+
+
 def test_a_given_back_task_says_why() -> None:
     entry = OF_A_CLAIM["given_back"](claimed()).history
     assert entry is not None

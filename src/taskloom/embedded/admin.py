@@ -3,18 +3,20 @@
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any, Final
 
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded.database import MINUTE, Database, Transaction
 from taskloom.model import Kind, TaskKey
-from taskloom.ports import Clock, DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
+from taskloom.ports import Cap, Clock, DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
 from taskloom.values import Json
 
 FORGET_WORKERS_AFTER: Final = 24 * 60 * MINUTE
 """Milliseconds after which a worker that died is removed."""
+
+_FACTS: Final = frozenset(item.name for item in fields(WorkerFacts))
 
 _PAUSE: Final = "INSERT OR REPLACE INTO pauses (scope, name, at, reason, by) VALUES (?, ?, ?, ?, ?)"
 _RESUME: Final = "DELETE FROM pauses WHERE scope = ? AND name = ?"
@@ -201,15 +203,19 @@ class SqliteQueueAdmin:
 
     async def workers(self, seen_since: datetime) -> Sequence[WorkerFacts]:
         """See `ports.QueueAdmin`."""
-        workers = []
-        for text, seen_at in await self._rows(_WORKERS, (to_milliseconds(seen_since),)):
-            facts = json.loads(text)
-            facts |= {"started_at": from_milliseconds(facts["started_at"]), "seen_at": from_milliseconds(seen_at)}
-            workers.append(WorkerFacts(**facts))
-        return workers
+        found = await self._rows(_WORKERS, (to_milliseconds(seen_since),))
+        return [_worker(json.loads(text), seen_at) for text, seen_at in found]
 
     async def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return await self._database.read(lambda connection: connection.execute(sql, values).fetchall())
+
+
+def _worker(facts: dict[str, Any], seen_at: int) -> WorkerFacts:
+    # What a worker of a newer version says beside that is left out: versions live side by side while they are replaced.
+    known = {name: value for name, value in facts.items() if name in _FACTS}
+    known |= {"started_at": from_milliseconds(facts["started_at"]), "seen_at": from_milliseconds(seen_at)}
+    known["caps"] = {type_: Cap(**cap) for type_, cap in facts.get("caps", {}).items()}
+    return WorkerFacts(**known)
 
 
 def _ignore(_: object) -> None:

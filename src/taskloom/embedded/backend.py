@@ -21,6 +21,7 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
     """The ports over the file *database*, which is made at first use."""
     file = Database(database, synchronous)
     return Backend(
+        name="embedded",
         clock=clock,
         ids=ids,
         store=SqliteTaskStore(file, clock),

@@ -375,6 +375,7 @@ class Worker:
             tasks=None if served.tasks is None else sorted(served.tasks),
             fan_outs=None if served.fan_outs is None else sorted(served.fan_outs),
             running=running,
+            caps={type_: cap for type_, cap in served.caps.items() if served.tasks is None or type_ in served.tasks},
         )
 
     async def _finish(self) -> None:

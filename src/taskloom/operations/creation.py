@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from taskloom import model
+from taskloom.capabilities import Feature, refusal
 from taskloom.errors import IdempotencyConflict, InvalidInput, InvalidType
 from taskloom.events.registry import Registry
 from taskloom.execution.writes import patiently
@@ -105,6 +106,12 @@ class Creation:
         (task,) = await self._store([row])
         return task
 
+    def _refuse_priority(self, field: str) -> None:
+        # rule 8: a number that nobody looks at would be a promise that is not kept.
+        refused = refusal(self._backend.name, Feature.PRIORITY)
+        if refused is not None:
+            raise InvalidInput(field, f"the backend {self._backend.name!r} refuses priorities", refused.why)
+
     async def _store(self, rows: Sequence[NewTaskRow]) -> list[TaskEntity[Any]]:
         answers = await self._backend.store.create(rows)
         for row, known in zip(rows, answers, strict=True):
@@ -173,6 +180,8 @@ class Creation:
                 ttl=ttl,
             )
         priority = whole_number(new.priority, f"{path}priority", low=0, high=HIGHEST_PRIORITY)
+        if priority != DEFAULT_PRIORITY:
+            self._refuse_priority(f"{path}priority")
         now = self._backend.clock.now()
         code = self._backend.ids.code(now)
         user, ip, request = (
