@@ -18,6 +18,7 @@ from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queue_machine import QueueMachine
 from tests.contract.queues import QueueContract
+from tests.contract.retention import LettersOfTheGoneContract, RetentionContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.task_logs import TaskLogsContract
@@ -65,6 +66,14 @@ class TestSqlitePayloadStore(PayloadStoreContract):
 
 
 class TestSqliteTaskLogs(TaskLogsContract):
+    pass
+
+
+class TestSqliteRetention(RetentionContract):
+    pass
+
+
+class TestSqliteLettersOfTheGone(LettersOfTheGoneContract):
     pass
 
 

@@ -25,6 +25,7 @@ from taskloom.execution.quarantine import Quarantine
 from taskloom.execution.reconciler import Reconciler
 from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
+from taskloom.execution.sweeper import Sweeper
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently
 from taskloom.lifecycle import Change
@@ -94,6 +95,7 @@ class Worker:
             logs=logs,
         )
         self._reconciler = Reconciler(backend, self._fan_outs, self.name)
+        self._sweeper = Sweeper(backend, self.name)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._is_behind = False
@@ -128,6 +130,7 @@ class Worker:
         self._waiting = dict.fromkeys(pumps, False)
         self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
         self._pumps.append(asyncio.create_task(self._reconciler.run(self._stopping)))
+        self._pumps.append(asyncio.create_task(self._sweeper.run(self._stopping)))
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
         return self
 
