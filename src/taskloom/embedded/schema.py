@@ -270,7 +270,7 @@ ALTER TABLE lanes ADD COLUMN served INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX tenant_lanes ON lanes (tenant, priority)
 """
 
-_VERSION_8: Final = """
+_VERSION_7: Final = """
 -- seconds since 1970: from then on the ended task counts as absent; below 0 once its removal has begun
 ALTER TABLE tasks ADD COLUMN ttl INTEGER;
 CREATE INDEX expiring_tasks ON tasks (ttl) WHERE ttl IS NOT NULL;
@@ -283,7 +283,7 @@ UPDATE dead_letters SET type = coalesce(
 CREATE INDEX letters_of_task ON dead_letters (pk, code)
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_8)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 
