@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from taskloom.service import TaskService
     from taskloom.settings import Settings
     from taskloom.state_service import StepFunctionService
+    from taskloom.webhooks import Webhook, verify_webhook
 
 _HOMES = {
     "Continue": "errors",
@@ -43,9 +44,11 @@ _HOMES = {
     "TaskService": "service",
     "TaskStatus": "model",
     "TaskloomError": "errors",
+    "Webhook": "webhooks",
     "current": "events.context",
     "event_factory": "events.marks",
     "event_handler": "events.marks",
+    "verify_webhook": "webhooks",
 }
 
 __all__ = [
@@ -71,9 +74,11 @@ __all__ = [
     "TaskService",
     "TaskStatus",
     "TaskloomError",
+    "Webhook",
     "current",
     "event_factory",
     "event_handler",
+    "verify_webhook",
 ]
 
 

@@ -291,6 +291,8 @@ class TaskOptions:
     retry: RetryNumbers | None = None
     deadline: float | None = None
     """Seconds from the creation, or from a retry, in which the task must end."""
+    notify_url: str | None = None
+    """Where changes of its status are posted to."""
 
 
 NO_OPTIONS: Final = TaskOptions()

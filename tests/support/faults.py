@@ -42,6 +42,7 @@ _PORTS: Final[Mapping[str, type]] = {
     "payloads": ports.PayloadStore,
     "items": ports.ItemWriter,
     "logs": ports.TaskLogs,
+    "notifier": ports.Notifier,
 }
 
 
@@ -56,7 +57,7 @@ READS: Final = frozenset(
         *("store.get", "store.list_tasks", "store.list_sub_tasks", "store.list_chunks", "store.known"),
         *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
-        "logs.read",
+        *("logs.read", "notifier.next_due", "notifier.listeners", "notifier.notices"),
     }
 )
 """Calls that change nothing."""
@@ -72,6 +73,7 @@ def tapped(backend: Backend, tap: Tap) -> Backend:
         machine=cast("ports.StateMachine", _Port(backend.machine, "machine", tap)),
         payloads=cast("ports.PayloadStore", _Port(backend.payloads, "payloads", tap)),
         logs=cast("ports.TaskLogs", _Port(backend.logs, "logs", tap)),
+        notifier=cast("ports.Notifier", _Port(backend.notifier, "notifier", tap)),
     )
 
 

@@ -28,9 +28,11 @@ SURFACE = [
     "TaskService",
     "TaskStatus",
     "TaskloomError",
+    "Webhook",
     "current",
     "event_factory",
     "event_handler",
+    "verify_webhook",
 ]
 
 ERRORS = [
@@ -42,6 +44,7 @@ ERRORS = [
     "MissingExtra",
     "NoHandler",
     "NotRunning",
+    "SignatureRefused",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
@@ -101,6 +104,7 @@ def test_the_errors_are_one_tree() -> None:
         ("TaskTokenNotFound", LookupError),
         ("NotRunning", RuntimeError),
         ("MissingExtra", ImportError),
+        ("SignatureRefused", ValueError),
     ],
 )
 def test_errors_are_also_what_python_calls_them(name: str, parent: type) -> None:
