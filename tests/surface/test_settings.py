@@ -23,6 +23,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "idempotency_ttl": 86400.0,
         "retry": None,
         "log_level": "INFO",
+        "webhook_secret": None,
+        "webhook_private_addresses": False,
     }
 
 
@@ -34,6 +36,9 @@ ENVIRONMENT = [
     ("grace_seconds", "0", 0.0),
     ("idempotency_ttl", "60", 60.0),
     ("log_level", "WARNING", "WARNING"),
+    ("webhook_secret", "0123456789abcdef", "0123456789abcdef"),
+    ("webhook_private_addresses", "true", True),
+    ("webhook_private_addresses", "0", False),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]
@@ -90,6 +95,9 @@ def test_explicit_values_win(monkeypatch: pytest.MonkeyPatch, field: str, text: 
         ("log_level", "LOUD"),
         ("log_level", "info"),
         ("log_level", 20),
+        ("webhook_secret", "short"),
+        ("webhook_secret", 7),
+        ("webhook_private_addresses", 1),
     ],
 )
 def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
@@ -105,6 +113,7 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
         ("TASKLOOM_LEASE_SECONDS", ""),
         ("TASKLOOM_GRACE_SECONDS", "1,5"),
         ("TASKLOOM_RETRY", "often"),
+        ("TASKLOOM_WEBHOOK_PRIVATE_ADDRESSES", "perhaps"),
         ("TASKLOOM_RETRY", "[5]"),
         ("TASKLOOM_RETRY", '{"attempts": 5}'),
         ("TASKLOOM_RETRY", '{"max_attempts": 0}'),
