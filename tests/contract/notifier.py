@@ -40,7 +40,7 @@ class NotifierContract(Contract):
         }
         assert [notice.attributes.results for notice in notices] == [None, None, [["done"]]]
         assert [notice.at for notice in notices] == [task.created_at, task.updated_at, ended.updated_at]
-        assert all(notice.url is notice.reason is notice.given_up_at is None for notice in notices)
+        assert {(notice.url, notice.reason, notice.given_up_at) for notice in notices} == {(None, None, None)}
         assert all(notice.failures == 0 for notice in notices)
 
     @scenario
