@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final, TypeAlias
 from urllib.parse import SplitResult
 
@@ -77,8 +77,8 @@ class Post:
             connection.putheader("Content-Length", str(len(self._body)))
             connection.putheader("Connection", "close")
             connection.endheaders(self._body)
-            answer = connection.getresponse()
-            text = answer.read(MAX_ANSWER)
+            with closing(connection.getresponse()) as answer:
+                text = answer.read(MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:
             raise DeliveryFailed("it took too long" if self._aborted else f"{type(error).__name__}: {error}") from error
         finally:
