@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,40 @@ def test_a_receiver_that_hangs_holds_up_nobody(make_module: MakeModule, clock: F
 
         asyncio.run(main())
         released.set()
+
+
+def test_the_hanging_receiver_of_one_task_holds_up_no_other(
+    make_module: MakeModule, clock: FakeClock, database: Path
+) -> None:
+    """More of its notices than are posted at a time: once the first ones fail the others do at once, for a while."""
+    released = threading.Event()
+
+    def hang(handler: BaseHTTPRequestHandler) -> None:
+        released.wait(PATIENCE)
+
+    with Receiver([hang] * 8) as slow, Receiver() as receiver:
+        module = make(make_module, clock, database)
+
+        async def main() -> None:
+            create = module.task_service.create_task
+            for _ in range(20):
+                await create(tenant_code="acme", task_type="other", notify_url=slow.url)
+            await create(tenant_code="acme", task_type="other", notify_url=receiver.url)
+            async with module.worker():
+                await asyncio.to_thread(slow.received, 8)
+                assert not receiver.posted
+                clock.advance(15)
+                await asyncio.to_thread(receiver.received, 1)
+                await until(lambda: _were_not_tried(module, 12))
+                assert len(slow.posted) == 8
+                released.set()
+
+        asyncio.run(main())
+
+
+async def _were_not_tried(module: TaskModule, count: int) -> bool:
+    waiting = await module.task_service.webhooks.deliveries(failed=False)
+    return Counter("it was not tried" in (notice.reason or "") for notice in waiting)[True] == count
 
 
 def test_forgetting_a_listener(make_module: MakeModule, clock: FakeClock, database: Path) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Final
+from urllib.parse import urlsplit
 
 from taskloom.execution.threads import HandlerThreads
-from taskloom.notifications.http import Post, Resolver, system_resolver
+from taskloom.notifications.http import DeliveryFailed, NoAnswer, Post, Resolver, system_resolver
 from taskloom.notifications.message import message
 from taskloom.notifications.pump import Pump, Terms, Undeliverable
 from taskloom.notifications.threads import PumpThread
@@ -22,7 +23,11 @@ TIMEOUT: Final = timedelta(seconds=15)
 STEP_SECONDS: Final = 10.0
 """Of a single step of it, such as connecting."""
 AT_ONCE: Final = 8
-"""Posts of one webhook at a time."""
+"""Posts of one webhook at a time; of all addresses of tasks together."""
+REST: Final = timedelta(seconds=30)
+"""How long the address of a task is left alone whose receiver did not answer: it must not hold up the others."""
+MAX_RESTING: Final = 1000
+"""Of them that are remembered."""
 
 
 class WebhookDelivery:
@@ -43,6 +48,7 @@ class WebhookDelivery:
         self._allow_private = allow_private
         self._resolve = resolve
         self._threads = HandlerThreads("taskloom-webhook")
+        self._resting: dict[str, datetime] = {}
         self._thread: PumpThread | None = None
 
     def start(self) -> None:
@@ -68,9 +74,27 @@ class WebhookDelivery:
         terms = Terms(keep=KEEP, retry=retry, timeout=TIMEOUT, at_once=AT_ONCE)
 
         async def deliver(notice: Notice) -> None:
-            await self._post(notice, webhook)
+            if webhook is None:
+                await self._post_to_task(notice)
+            else:
+                await self._post(notice, webhook)
 
         return Pump(self._backend, listener, terms, deliver)
+
+    async def _post_to_task(self, notice: Notice) -> None:
+        """Post to the address of a task, unless its receiver has just not answered."""
+        host, clock = urlsplit(notice.url or "").netloc, self._backend.clock
+        until = self._resting.get(host)
+        if until is not None and until > clock.now():
+            raise DeliveryFailed("it was not tried: the receiver had just not answered")
+        try:
+            await self._post(notice, None)
+        except (NoAnswer, asyncio.CancelledError):  # the latter when it takes too long
+            if len(self._resting) >= MAX_RESTING:
+                self._resting.clear()
+            self._resting[host] = clock.now() + REST
+            raise
+        self._resting.pop(host, None)
 
     async def _post(self, notice: Notice, webhook: Webhook | None) -> None:
         url = notice.url if webhook is None else webhook.url

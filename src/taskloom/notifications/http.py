@@ -28,7 +28,11 @@ class AddressRefused(Undeliverable):
 
 
 class DeliveryFailed(Exception):
-    """The receiver did not answer, or not that it has the message."""
+    """The receiver did not say that it has the message."""
+
+
+class NoAnswer(DeliveryFailed):
+    """It did not say anything."""
 
 
 def system_resolver(host: str, port: int) -> Sequence[str]:
@@ -63,7 +67,7 @@ class Post:
         self._aborted = False
 
     def send(self) -> None:
-        """Returns when the receiver has the message. Raises: DeliveryFailed, AddressRefused."""
+        """Returns when the receiver has the message. Raises: DeliveryFailed, NoAnswer, AddressRefused."""
         host = self._url.hostname or ""
         connection = http.client.HTTPConnection(host, timeout=self._timeout)
         try:
@@ -80,7 +84,7 @@ class Post:
             with closing(connection.getresponse()) as answer:
                 text = answer.read(MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:
-            raise DeliveryFailed("it took too long" if self._aborted else f"{type(error).__name__}: {error}") from error
+            raise NoAnswer("it took too long" if self._aborted else f"{type(error).__name__}: {error}") from error
         finally:
             connection.close()
             self._close()

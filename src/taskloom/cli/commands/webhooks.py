@@ -61,8 +61,9 @@ def webhooks(
     elif failed:
         whole_number(limit, "limit", low=1, high=MAX_PAGE)
         whole_number(cursor, "cursor", low=0, high=MAX_ID)
+        wanted = min(limit + 1, MAX_PAGE)
         found = session.ask(
-            database, lambda service: service.webhooks.deliveries(listener=listener, after=cursor, limit=MAX_PAGE)
+            database, lambda service: service.webhooks.deliveries(listener=listener, after=cursor, limit=wanted)
         )
         shown, more = found[:limit], len(found) > limit or len(found) == MAX_PAGE
         if as_json:
