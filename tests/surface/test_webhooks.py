@@ -236,8 +236,8 @@ async def _given_up(module: TaskModule, url: str, count: int) -> None:
     async def all_given_up() -> bool:
         return len(await module.task_service.webhooks.deliveries()) == count
 
+    await module.task_service.create_task(tenant_code="acme", task_type="job", notify_url=url)
     async with module.worker():
-        await module.task_service.create_task(tenant_code="acme", task_type="job", notify_url=url)
         await until(all_given_up)
 
 

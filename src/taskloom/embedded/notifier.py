@@ -102,7 +102,7 @@ class SqliteNotifier:
 
     async def next_due(self, name: str) -> datetime | None:
         """See `ports.Notifier`."""
-        found = await self._database.read(lambda connection: connection.execute(_NEXT_DUE, (name,)).fetchone())
+        found = await self._database.glance(lambda connection: connection.execute(_NEXT_DUE, (name,)).fetchone())
         return None if found[0] is None else from_milliseconds(found[0])
 
     async def listeners(self) -> Sequence[ListenerFigures]:

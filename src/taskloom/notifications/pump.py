@@ -58,6 +58,7 @@ class Pump:
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
+        self._end_signals: Callable[[], None] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
@@ -68,12 +69,19 @@ class Pump:
     async def run(self) -> None:
         """Deliver until `stop`."""
         self._loop = asyncio.get_running_loop()
-        end_signals = self._backend.signals.on_any(self._rouse)
+        if self._listener.name != NOTIFY_URL:
+            self._listen()
         try:
             await self._work()
             await self._end()
         finally:
-            end_signals()
+            if self._end_signals is not None:
+                self._end_signals()
+
+    def _listen(self) -> None:
+        # Not before there was anything: who has a secret, but no task with an address, is to pay for nothing.
+        if self._end_signals is None:
+            self._end_signals = self._backend.signals.on_any(self._rouse)
 
     def _rouse(self) -> None:
         loop = self._loop
@@ -115,7 +123,10 @@ class Pump:
         while room := self._terms.at_once - len(self._running):
             now = clock.now()
             due = await notifier.next_due(name)
-            if due is None or due > now:
+            if due is None:
+                return None
+            self._listen()
+            if due > now:
                 return due
             again_at = now + self._terms.timeout + MARGIN
             notices = await notifier.take(name, room, again_at=again_at)
