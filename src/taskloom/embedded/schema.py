@@ -264,6 +264,12 @@ CREATE TABLE task_logs (          -- what handlers logged, a row per line
 ) WITHOUT ROWID
 """
 
+_VERSION_6: Final = """
+-- when a message of the lane was taken last; `turn` is when one of any lane of its tenant and priority was
+ALTER TABLE lanes ADD COLUMN served INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX tenant_lanes ON lanes (tenant, priority)
+"""
+
 _VERSION_7: Final = """
 CREATE TABLE listeners (          -- who is told of status changes; see listeners.py for the triggers that serve them
     name TEXT PRIMARY KEY,
@@ -303,7 +309,7 @@ CREATE INDEX waiting_notices ON notices (listener, take_at, number) WHERE given_
 CREATE INDEX given_up_notices ON notices (listener, number) WHERE given_up_at IS NOT NULL
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_7)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 
