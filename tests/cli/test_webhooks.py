@@ -109,6 +109,15 @@ def test_forget(module: TaskModule, database: Path, capsys: Capture) -> None:
     assert [item.name for item in module.sync.task_service.webhooks.listeners()] == ["log"]
 
 
+def test_the_doctor_finds_what_was_given_up(module: TaskModule, database: Path, capsys: Capture) -> None:
+    given_up(module, 2)
+    code, out, _ = call(capsys, "doctor", "--database", database, "--json")
+    (found,) = [finding for finding in json.loads(out)["findings"] if finding["subject"] == "webhooks"]
+    assert (code, found["state"]) == (1, "problem")
+    assert found["text"] == "deliveries were given up: shop (2)"
+    assert "taskloom webhooks --all" in found["remedy"]
+
+
 @pytest.mark.parametrize(
     "args",
     [

@@ -114,6 +114,22 @@ def test_what_is_to_come_first_survives_a_commit_that_fails(tmp_path: Path) -> N
     database.close()
 
 
+def test_what_is_announced_while_a_commit_runs_comes_with_the_next(tmp_path: Path) -> None:
+    database = Database(tmp_path / "tasks.db", "NORMAL")
+
+    def announce(transaction: Transaction) -> None:
+        database.before_next_write(lambda transaction: transaction.execute("INSERT INTO turns VALUES (7)"))
+
+    async def main() -> None:
+        await database.write(announce)
+        await database.write(lambda transaction: None)
+        turns = await database.read(lambda connection: connection.execute("SELECT turn FROM turns").fetchall())
+        assert sorted(turns) == [(0,), (7,)]
+
+    asyncio.run(main())
+    database.close()
+
+
 # --- accidents --------------------------------------------------------------------------------------------------------
 
 

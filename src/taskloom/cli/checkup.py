@@ -14,7 +14,7 @@ from taskloom.errors import TaskloomError, WiringError
 from taskloom.model import Kind
 from taskloom.module import TaskModule
 from taskloom.operations.queues import QueueFigures
-from taskloom.ports import Pause, Served, WorkerFacts
+from taskloom.ports import ListenerFigures, Pause, Served, WorkerFacts
 from taskloom.service import TaskService
 
 EXTRAS: Final = {"cli": "typer", "web": "fastapi", "aws": "boto3", "cdk": "aws_cdk"}
@@ -64,6 +64,7 @@ async def queues(service: TaskService, served: Served | None) -> list[Finding]:
         *served_findings(figures, workers, served),
         pauses_finding(await service.queues.pauses()),
         dead_letters_finding(figures),
+        webhooks_finding(await service.webhooks.listeners()),
     ]
 
 
@@ -115,6 +116,16 @@ def dead_letters_finding(figures: Sequence[QueueFigures]) -> Finding:
         return ok("dead letters", "none")
     remedy = "see why: taskloom dead-letters; once that is mended: taskloom redrive --all"
     return problem("dead letters", f"{counted(count)} could not be handed to a worker", remedy)
+
+
+def webhooks_finding(listeners: Sequence[ListenerFigures]) -> Finding:
+    """What could not be delivered to whoever listens."""
+    failed = [listener for listener in listeners if listener.given_up]
+    if not failed:
+        return ok("webhooks", "nothing was given up")
+    names = _some([f"{listener.name} ({listener.given_up:,})" for listener in failed])
+    remedy = "see why: taskloom webhooks --failed; once that is mended: taskloom webhooks --all"
+    return problem("webhooks", f"deliveries were given up: {names}", remedy)
 
 
 def _handles(served: Served, kind: Kind, task_type: str) -> bool:
