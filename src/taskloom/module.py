@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 from taskloom import model
 from taskloom import providers as providers_
@@ -25,7 +25,7 @@ from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity, TaskStatus
-from taskloom.notifications.delivery import KEEP, WebhookDelivery
+from taskloom.notifications.pump import KEEP
 from taskloom.notifications.subscriptions import SUBSCRIBER_RETRY, Subscriber, Subscription
 from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, whole_number
 from taskloom.ports import NOTIFY_URL, Backend, Clock, Ids, Listener, Served
@@ -34,6 +34,9 @@ from taskloom.settings import Settings
 from taskloom.state_service import StepFunctionService
 from taskloom.sync import SyncModule
 from taskloom.webhooks import STATUS_ACTION, Webhook, checked_filter, checked_url, listener_name
+
+if TYPE_CHECKING:
+    from taskloom.notifications.delivery import WebhookDelivery
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -301,12 +304,19 @@ class TaskModule:
             lease=timedelta(seconds=self.settings.lease_seconds),
             grace=timedelta(seconds=seconds),
             log_level=logging.getLevelNamesMapping()[self.settings.log_level],
-            beside=WebhookDelivery(
-                self._backend,
-                self._webhooks,
-                secret=self.settings.webhook_secret,
-                allow_private=self.settings.webhook_private_addresses,
-            ),
+            beside=self._webhook_delivery(),
+        )
+
+    def _webhook_delivery(self) -> "WebhookDelivery | None":
+        if not self._webhooks and self.settings.webhook_secret is None:
+            return None
+        from taskloom.notifications.delivery import WebhookDelivery  # only where it is used: it loads an HTTP client
+
+        return WebhookDelivery(
+            self._backend,
+            self._webhooks,
+            secret=self.settings.webhook_secret,
+            allow_private=self.settings.webhook_private_addresses,
         )
 
     @overload

@@ -57,6 +57,11 @@ def test_each_field_comes_from_the_environment(
     assert others.items() <= vars_of(Settings()).items()
 
 
+def test_the_secret_is_not_shown() -> None:
+    """Settings stand in logs and error reports."""
+    assert "0123456789abcdef" not in repr(Settings(webhook_secret="0123456789abcdef"))
+
+
 def test_every_field_was_tried() -> None:
     assert {field for field, _, _ in ENVIRONMENT} == {field.name for field in dataclasses.fields(Settings)}
 

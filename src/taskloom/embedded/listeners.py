@@ -16,6 +16,7 @@ from taskloom.webhooks import STATUS_ACTION
 
 KEEP_TASK_NOTICES: Final = timedelta(days=400)
 """How long after the creation of the last one tasks with an address of their own are looked after."""
+RENEW_EVERY: Final = timedelta(days=1)
 KEEP_GIVEN_UP: Final = timedelta(days=30)
 PORTION: Final = 500
 """Notices that are removed at once."""
@@ -30,6 +31,7 @@ _DROP_OF: Final = (
     _DROP.format("listener = ? AND given_up_at IS NOT NULL"),
 )
 _DROP_OLD: Final = _DROP.format("given_up_at IS NOT NULL AND given_up_at < ?")
+_UNTIL: Final = "SELECT until FROM listeners WHERE name = ?"
 _OVER: Final = "SELECT name FROM listeners WHERE until <= ?"
 _ANY: Final = "SELECT count(*), coalesce(sum(sub_tasks), 0) FROM listeners"
 
@@ -78,7 +80,9 @@ def follow(transaction: Transaction, listener: Listener, until: datetime) -> Non
 
 def follow_tasks(transaction: Transaction, now: datetime) -> None:
     """Keep the notices of tasks that have an address of their own; to be called before the first of them is stored."""
-    follow(transaction, Listener(name=NOTIFY_URL), now + KEEP_TASK_NOTICES)
+    row = transaction.execute(_UNTIL, (NOTIFY_URL,)).fetchone()
+    if row is None or row[0] < to_milliseconds(now + KEEP_TASK_NOTICES - RENEW_EVERY):
+        follow(transaction, Listener(name=NOTIFY_URL), now + KEEP_TASK_NOTICES)
 
 
 def forget(transaction: Transaction, name: str) -> bool:

@@ -11,13 +11,11 @@ from urllib.parse import urlsplit
 from taskloom.execution.threads import HandlerThreads
 from taskloom.notifications.http import DeliveryFailed, NoAnswer, Post, Resolver, system_resolver
 from taskloom.notifications.message import message
-from taskloom.notifications.pump import Pump, Terms, Undeliverable
+from taskloom.notifications.pump import KEEP, Pump, Terms, Undeliverable
 from taskloom.notifications.threads import PumpThread
 from taskloom.ports import NOTIFY_URL, Backend, Listener, Notice
 from taskloom.webhooks import ATTEMPT, EVENT_ID, SIGNATURE, WEBHOOK_RETRY, Webhook, checked_url, signature
 
-KEEP: Final = timedelta(days=7)
-"""How long what happens is kept for a webhook that no process has any more."""
 TIMEOUT: Final = timedelta(seconds=15)
 """Of one post, from resolving the name to the end of the answer."""
 STEP_SECONDS: Final = 10.0

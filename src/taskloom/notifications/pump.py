@@ -14,6 +14,8 @@ from taskloom.ports import NOTIFY_URL, Backend, Listener, Notice, NoticeFailure
 
 LOOK_EVERY: Final = timedelta(seconds=1)
 """No signal tells of each change: how late one may be noticed."""
+KEEP: Final = timedelta(days=7)
+"""How long what happens is kept for a webhook, or a name, that no process serves any more."""
 RENEW_EVERY: Final = timedelta(hours=1)
 MARGIN: Final = timedelta(seconds=60)
 """How long after its time limit a delivery counts as lost, so that somebody else tries."""

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from taskloom.execution.threads import HandlerThreads
 from taskloom.notifications.message import message
-from taskloom.notifications.pump import Pump, Terms
+from taskloom.notifications.pump import KEEP, Pump, Terms
 from taskloom.notifications.threads import PumpThread
 from taskloom.policy import Retry
 from taskloom.ports import Backend, Listener, Notice
@@ -16,9 +16,8 @@ from taskloom.webhooks import Filter
 Subscriber: TypeAlias = Callable[[dict[str, Any]], object]
 """Takes the message, as a function or a coroutine function; what it returns does not matter."""
 
-KEEP_NAMED: Final = timedelta(days=7)
-"""How long what happens is kept for a name that no process serves."""
 KEEP_UNNAMED: Final = timedelta(minutes=5)
+"""The same for a subscription without a name, which goes with its process."""
 SUBSCRIBER_RETRY: Final = Retry(max_attempts=10, initial=1.0, multiplier=2.0, maximum=300.0)
 MAX_HANGING: Final = 8
 """Threads of a subscriber that never came back; then it is called no more until one does."""
@@ -42,7 +41,7 @@ class Subscription:
         self._threads = HandlerThreads("taskloom-subscriber")
         self._in_threads = 0
         listener = Listener(name=self.name, filter=filter)
-        keep = KEEP_UNNAMED if name is None else KEEP_NAMED
+        keep = KEEP_UNNAMED if name is None else KEEP
         # What this process writes from now on is published, although the pump may not have begun.
         backend.notifier.announce(listener, backend.clock.now() + keep)
         terms = Terms(keep=keep, retry=retry, timeout=timeout, at_once=1, ends_with_pump=name is None)
