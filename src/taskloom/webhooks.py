@@ -5,10 +5,10 @@ import hmac
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from taskloom import model
@@ -16,6 +16,7 @@ from taskloom.clock import SystemClock
 from taskloom.errors import InvalidInput, InvalidType, SignatureRefused
 from taskloom.model import TaskStatus
 from taskloom.policy import Retry, number
+from taskloom.values import check_text
 
 SIGNATURE: Final = "Taskloom-Signature"
 EVENT_ID: Final = "Taskloom-Event-Id"
@@ -154,6 +155,7 @@ def check_secret(secret: object, field: str) -> None:
         raise InvalidType(field, f"{type(secret).__name__} is no string", "give a text")
     if not MIN_SECRET <= len(secret) <= MAX_SECRET:
         raise InvalidInput(field, f"has {len(secret)} characters", f"give {MIN_SECRET} to {MAX_SECRET} random ones")
+    check_text(secret, field)
 
 
 def checked_url(url: object, field: str, *, allow_private: bool) -> SplitResult:
@@ -219,9 +221,16 @@ def _digest(secret: str, seconds: int, body: bytes) -> str:
     return hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
 
 
+class Headers(Protocol):
+    """The headers of a request, as the frameworks have them: a mapping, or something like it."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Each name with its value."""
+
+
 def verify_webhook(
     secret: str | Sequence[str],
-    headers: Mapping[str, str],
+    headers: Headers,
     body: bytes,
     tolerance: float = TOLERANCE,
     *,

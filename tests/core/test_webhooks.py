@@ -202,6 +202,7 @@ def test_the_secret_is_not_shown() -> None:
     [
         ({"url": "example.com"}, "webhook.url"),
         ({"secret": "short"}, "webhook.secret"),
+        ({"secret": "\ud800" * 16}, "webhook.secret"),
         ({"name": ""}, "webhook.name"),
         ({"statuses": ["DONE"]}, "webhook.statuses"),
         ({"task_types": "cat"}, "webhook.task_types"),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
+from email.message import Message
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -402,4 +403,5 @@ async def notifications(module: TaskModule, service: TaskService) -> None:
     assert_type(module.sync.task_service.webhooks.replay(listener="shop"), int)
 
     assert_type(verify_webhook("secret", {}, b"", tolerance=60), dict[str, Any])
+    verify_webhook(["new", "old"], Message(), b"")
     verify_webhook("secret", {}, "text")  # type: ignore[arg-type]
