@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, Typ
 
 from taskloom import model
 from taskloom import providers as providers_
+from taskloom.capabilities import Feature, require
 from taskloom.clock import SystemClock
 from taskloom.errors import InvalidInput, InvalidType, WiringError
 from taskloom.events.factory import (
@@ -27,7 +28,7 @@ from taskloom.ids import RandomIds
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity, TaskStatus
 from taskloom.notifications.pump import KEEP
 from taskloom.notifications.subscriptions import SUBSCRIBER_RETRY, Subscriber, Subscription
-from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, whole_number
+from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, retention, whole_number
 from taskloom.ports import NOTIFY_URL, Backend, Clock, Ids, Listener, Served
 from taskloom.service import TaskService
 from taskloom.settings import Settings
@@ -76,6 +77,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         notify_url: str | None = None,
@@ -89,6 +91,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
             notify_url=notify_url,
@@ -107,6 +110,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         notify_url: str | None = None,
@@ -120,6 +124,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
             notify_url=notify_url,
@@ -146,6 +151,7 @@ class TaskModule:
             backend,
             registry,
             idempotency_ttl=settings.idempotency_ttl,
+            ttl=retention(settings.ttl, "ttl"),
             has_webhook_secret=settings.webhook_secret is not None,
             allow_private=settings.webhook_private_addresses,
         )
@@ -227,26 +233,30 @@ class TaskModule:
         retry: Retry | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         max_concurrency: int | None = None,
         max_concurrency_per_tenant: int | None = None,
     ) -> "_SingleDecorator":
         """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
 
         *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
-        which tasks that this module creates must end. *max_concurrency*, *max_concurrency_per_tenant*: how many of this
-        type run at the same time, over all workers. Raises: WiringError when the type has a handler already;
-        InvalidInput, InvalidType.
+        which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
+        which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
+        *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. Raises: WiringError
+        when the type has a handler already, or the backend refuses what is asked for; InvalidInput, InvalidType.
         """
-        for name, value in (
-            ("max_concurrency", max_concurrency),
-            ("max_concurrency_per_tenant", max_concurrency_per_tenant),
+        for feature, name, value in (
+            (Feature.MAX_CONCURRENCY, "max_concurrency", max_concurrency),
+            (Feature.MAX_CONCURRENCY_PER_TENANT, "max_concurrency_per_tenant", max_concurrency_per_tenant),
         ):
             if value is not None:
                 whole_number(value, name, low=1, high=MAX_CONCURRENCY)
+                require(self._backend.name, feature, f"task type {task_type!r}, {name}")
         policy = TypePolicy(
             retry=self._retry(retry),
             timeout=_seconds(timeout, "timeout"),
             deadline=_seconds(deadline, "deadline"),
+            ttl=retention(ttl, "ttl"),
             max_concurrency=max_concurrency,
             max_concurrency_per_tenant=max_concurrency_per_tenant,
         )
@@ -259,6 +269,7 @@ class TaskModule:
         retry: Retry | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         max_concurrency: int = 40,
         chunk_size: int | None = None,
         chunk_concurrency: int = 1,
@@ -266,7 +277,7 @@ class TaskModule:
     ) -> "_FanOutDecorator":
         """Decorate the function that handles one sub-task of fan-outs of *task_type*.
 
-        *retry* and *timeout* count for each sub-task, *deadline* for the whole.
+        *retry* and *timeout* count for each sub-task, *deadline* and *ttl* (see `task`) for the whole.
         *max_concurrency*: sub-tasks that run at the same time, over all workers; *chunk_size*: sub-tasks that one
         worker claims together (default: 1 up to 100 inputs, then ceil(n / 100), at most 100); *chunk_concurrency*: how
         many of a chunk run at the same time; *tolerated_failure_percentage*: up to how many percent of failed
@@ -277,6 +288,7 @@ class TaskModule:
             retry=self._retry(retry),
             timeout=_seconds(timeout, "timeout"),
             deadline=_seconds(deadline, "deadline"),
+            ttl=retention(ttl, "ttl"),
             chunk_size=chunk_size,
             chunk_concurrency=chunk_concurrency,
             max_concurrency=max_concurrency,

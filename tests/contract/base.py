@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, ClassVar, Final, TypeVar
 
+from taskloom.capabilities import Feature, is_exact
 from taskloom.model import TaskEntity
 from taskloom.ports import Backend, NewTaskRow, StreamRecord, TaskMessage
 from tests.support.rows import Rows
@@ -33,6 +34,7 @@ PATIENCE: Final = 30.0
 """Real seconds after which something that must happen has not happened."""
 
 _NEEDS: Final[dict[Callable[..., None], str]] = {}
+_EXACTLY: Final[dict[Callable[..., None], Feature]] = {}
 
 
 def needs(flag: str) -> Callable[[TestT], TestT]:
@@ -40,6 +42,16 @@ def needs(flag: str) -> Callable[[TestT], TestT]:
 
     def mark(test: TestT) -> TestT:
         _NEEDS[test] = flag
+        return test
+
+    return mark
+
+
+def exactly(feature: Feature) -> Callable[[TestT], TestT]:
+    """Marks a test that only a backend has which does *feature* exactly, by the table of `capabilities` (rule 8)."""
+
+    def mark(test: TestT) -> TestT:
+        _EXACTLY[test] = feature
         return test
 
     return mark
@@ -67,9 +79,12 @@ def scenario(
 class Contract:
     """Root of the suites: what a backend may say of itself, and the ways through it that several suites go.
 
-    A flag that is False takes the tests that need it out of the class; nothing is skipped.
+    A flag that is False takes the tests that need it out of the class; nothing is skipped. So does the table of
+    `capabilities` with the tests that only an exact backend keeps.
     """
 
+    backend_name: ClassVar[str] = "embedded"
+    """`Backend.name`."""
     pulls_stream: ClassVar[bool] = True
     """A worker takes the records of the change stream itself. Without it `sent` must be overridden."""
     pulls_steps: ClassVar[bool] = True
@@ -87,8 +102,10 @@ class Contract:
         super().__init_subclass__()
         for name in dir(cls):
             if name.startswith("test_"):
-                flag = _NEEDS.get(getattr(cls, name))
-                if flag is not None and not getattr(cls, flag):
+                test = getattr(cls, name)
+                flag, feature = _NEEDS.get(test), _EXACTLY.get(test)
+                lacks = flag is not None and not getattr(cls, flag)
+                if lacks or (feature is not None and not is_exact(cls.backend_name, feature)):
                     setattr(cls, name, None)
 
     async def elapse(self, backend: Backend, time: timedelta) -> None:

@@ -14,6 +14,7 @@ for _suite in (
     "notifier",
     "payloads",
     "queue_admin",
+    "queue_machine",
     "queues",
     "signals",
     "task_logs",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from taskloom import Settings, TaskKey
+from taskloom.capabilities import CAPABILITIES, Feature
 from taskloom.embedded import schema
 from taskloom.lifecycle import NEXT
 from taskloom.model import Kind
@@ -107,6 +108,17 @@ def test_the_table_of_tables_is_the_schema() -> None:
     finally:
         connection.close()
     assert not documented
+
+
+def test_the_table_of_backends_is_the_one_that_is_enforced() -> None:
+    text = (ROOT / "docs" / "backends.md").read_text()
+    expected = [
+        f"| {feature} | " + " | ".join(f"**{line[feature].level}**: {line[feature].why}" for line in lines) + " |"
+        for lines in [CAPABILITIES.values()]
+        for feature in Feature
+    ]
+    assert "| feature | " + " | ".join(CAPABILITIES) + " |" in text
+    assert re.findall(r"^\| .+ \| \*\*.+ \|$", text, re.MULTILINE) == expected
 
 
 def test_the_table_of_settings_names_each_field_its_variable_and_default() -> None:
