@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from taskloom.errors import StoreError, WiringError
 from taskloom.events.registry import Registry
@@ -40,6 +40,16 @@ LOOK_AT_DEADLINES: Final = timedelta(seconds=1)
 log = logging.getLogger(__name__)
 
 
+class Beside(Protocol):
+    """What runs as long as a worker does, in threads of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End; blocks until then."""
+
+
 class Worker:
     """Runs the tasks of one module in the running event loop, *concurrency* handlers at a time.
 
@@ -57,6 +67,7 @@ class Worker:
         lease: timedelta,
         grace: timedelta,
         log_level: int,
+        beside: Beside | None = None,
     ) -> None:
         if not registry.serves_anything:
             raise WiringError(
@@ -101,6 +112,7 @@ class Worker:
         self._waiting: dict[_Pump, bool] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._endings = Endings(backend, self._heart.let_go, quarantine.leave, self._spawn, logs)
+        self._beside = beside
         self._pumps: list[asyncio.Task[None]] = []
         self._end_signals: Callable[[], None] | None = None
 
@@ -129,6 +141,8 @@ class Worker:
         self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
         self._pumps.append(asyncio.create_task(self._reconciler.run(self._stopping)))
         self._pumps.append(asyncio.create_task(self._sweeper.run(self._stopping)))
+        if self._beside is not None:
+            self._beside.start()
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
         return self
 
@@ -144,6 +158,8 @@ class Worker:
                 self._end_signals()
             # Not in the executor of the loop, which handlers may have filled for good.
             await self._threads.run(self._heart.stop)
+            if self._beside is not None:
+                await self._threads.run(self._beside.stop)
             log.info("the worker ends", extra={"worker": self.name})
 
     def stop(self) -> None:
