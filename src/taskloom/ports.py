@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from taskloom.lifecycle import Change, Refused, Standing, Written
-from taskloom.model import Kind, LogLine, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
+from taskloom.model import Kind, LogLine, TaskAttributes, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
 from taskloom.values import EncodedJson, Json
+from taskloom.webhooks import ALARM_ACTION, ALL_CHANGES, Filter
 
 
 class Clock(Protocol):
@@ -92,6 +93,10 @@ class ChunkRow:
 class TaskStore(Protocol):
     """Where tasks, sub-tasks and chunk rows are kept.
 
+    An ended task whose `ttl` has come counts as absent at once, for every method, guards and idempotency keys included,
+    whether it is removed already or not. Its sub-tasks and chunk rows have no `ttl`: whoever asks for them asks for
+    their parent first.
+
     Sub-tasks come back without what only their parent knows: `input`, `name`, `request_id`, `created_by`, `created_ip`.
     """
 
@@ -122,6 +127,9 @@ class TaskStore(Protocol):
 
     async def get(self, key: TaskKey) -> TaskEntity | None:
         """The task or stored sub-task *key*; sees every write that was answered before the call."""
+
+    async def expired_at(self, key: TaskKey) -> datetime | None:
+        """The `ttl` of the top-level task *key*, if it has come; None also when nobody can tell any more."""
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity], TaskCode | None]:
         """At most `limit` matching tasks in the order of their codes, and where to go on (None: there are no more).
@@ -183,6 +191,8 @@ class StreamFailure:
     """A record that could not be dispatched."""
 
     sequence: int
+    failures: int
+    """How often it had failed before, as `StreamRecord` said: so that a repeat does not count twice."""
     reason: str
     retry_at: datetime | None
     """When to take it again; None puts it with the dead letters."""
@@ -209,7 +219,8 @@ class ChangeStream(Protocol):
     async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:
         """Remove the records *done*, send the message beside each, keep *failures* for later: one write (rule 1).
 
-        A record that somebody else has settled since sends nothing, so each record becomes at most one message.
+        A record that somebody else has settled since sends nothing, so each record becomes at most one message. A
+        repeat of the call changes nothing: each failure counts once.
         """
 
     async def next_due(self) -> datetime | None:
@@ -415,7 +426,10 @@ class QueueAdmin(Protocol):
         """All pauses, oldest first."""
 
     async def lanes(self) -> Sequence[LaneFigures]:
-        """What is in the queue or has to come there, by tenant, kind and task type; costs as much as there is."""
+        """What is in the queue or has to come there, by tenant, kind and task type; costs as much as there is.
+
+        The messages of tasks that have ended meanwhile do not count, though a worker has still to drop them.
+        """
 
     async def throughput(self, since: datetime) -> Sequence[Throughput]:
         """What ended in the minutes since then, oldest first: sub-tasks, single tasks and fan-outs, each by type."""
@@ -439,7 +453,7 @@ class QueueAdmin(Protocol):
         """Whether the caller is the one to do what all workers need done; nobody else is before *until*."""
 
     async def report_duty(self, name: str, facts: Mapping[str, Json]) -> None:
-        """What came of it."""
+        """What came of it; by whoever took it."""
 
     async def duty(self, name: str) -> Mapping[str, Json] | None:
         """What was reported last; None when nothing was."""
@@ -682,14 +696,160 @@ class Steps(Protocol):
         """
 
 
+class Retention(Protocol):
+    """Removes what nobody needs any more. Every call does a bounded amount of work; all of them may be repeated, by
+    several workers at the same time, and one that was cut short is gone on with by the next one.
+    """
+
+    async def remove_expired(self, limit: int) -> int:
+        """Remove about *limit* rows of tasks whose `ttl` has come, those that expired first; how many rows; 0 when
+        nothing is left.
+
+        With a task everything goes that was kept for it: sub-tasks, chunk rows, payloads, log lines, steps, executions,
+        dead letters. The row of the task goes last, so that what is left of a removal that was cut short is found again; a
+        task that has lost something stays absent even if the clock goes back.
+        """
+
+    async def expired(self, limit: int) -> int:
+        """How many tasks have expired and are not removed yet; counts to *limit* at most."""
+
+    async def remove_orphans(self, before: datetime, after: str, limit: int) -> str | None:
+        """Of the *limit* payloads behind the reference *after*, in some order, remove those that were written before
+        *before* and that no task or sub-task names; the reference to go on behind, None at the end.
+        """
+
+
 class Signals(Protocol):
     """Wake-ups. A signal may be lost, late or needless: whoever waits for one also looks by itself now and then."""
 
     def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback*, from any thread, whenever there may be new work; returns what ends it."""
 
+    def on_any(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback*, from any thread, whenever there may be work, or any task may have ended; returns what ends
+        it."""
+
     def on_change(self, code: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback*, from any thread, whenever the task *code* may have ended; returns what ends it."""
+
+
+NOTIFY_URL: Final = "notify_url"
+"""The listener of tasks that were created with an address of their own. It is followed when the first one is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Somebody who is told of status changes, under a name of its own: 1 to 128 of A–Z a–z 0–9 . _ - ~"""
+
+    name: str
+    filter: Filter = ALL_CHANGES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One committed status change, or one alarm, as it is kept for one listener until that was told."""
+
+    number: int
+    """Of this notice; grows."""
+    taken: int
+    """How often it was taken, so that whoever took it before cannot say what became of it since."""
+    listener: str
+    action: str
+    key: TaskKey
+    task_type: str
+    at: datetime
+    status: TaskStatus
+    run: int
+    attempt: int
+    version: int
+    """Of the task after the change; with the key it names the change."""
+    attributes: TaskAttributes
+    """As they were after the change; a result that lies in the payload store is its reference."""
+    url: str | None
+    """The task's own address."""
+    failures: int
+    """How often delivering it failed."""
+    reason: str | None
+    """Of the last failure."""
+    given_up_at: datetime | None
+
+    @property
+    def event_id(self) -> str:
+        """The same for each delivery of this change to whomever, and for no other change."""
+        return f"{self.key.id}#{self.version}" + ("#alarm" if self.action == ALARM_ACTION else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeFailure:
+    """What could not be delivered."""
+
+    notice: Notice
+    reason: str | None
+    retry_at: datetime | None
+    """When to try again; None: never, unless somebody replays it."""
+    counts: bool = True
+    """Whether it was tried at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerFigures:
+    """How a listener stands."""
+
+    name: str
+    action: str
+    until: datetime
+    """From then on nothing is kept for it, and what waits is removed, unless it is followed again."""
+    waiting: int
+    given_up: int
+    oldest_at: datetime | None
+    """When the oldest change that waits was made."""
+
+
+class Notifier(Protocol):
+    """Keeps status changes for whoever listens, until they were told.
+
+    Every change of a top-level task's status that a `TaskStore` of this backend writes while a listener is followed and
+    asks for it makes one notice for that listener, in the same write: neither without the other. The creation is such a
+    change, and so is a new run. What writes a status that the task has already makes none. Sub-tasks make notices for
+    those that ask for them: from their first claim on, for before it they are not stored. The action "sfn-alarm" makes
+    one notice for each run that ends FAILED.
+    While nobody listens nothing more is written than without a notifier.
+    """
+
+    def announce(self, listener: Listener, until: datetime) -> None:
+        """`follow`, without waiting: it holds from this backend's next write on, that one included."""
+
+    async def follow(self, listener: Listener, until: datetime) -> None:
+        """Keep notices for *listener*, until *until*; durable. The same name again replaces filter and time."""
+
+    async def tidy(self) -> None:
+        """Remove a portion of what nobody will ever take: of listeners whose time is over, and what was given up
+        30 days ago or longer."""
+
+    async def forget(self, name: str) -> bool:
+        """Keep nothing for this listener any more, and remove what waits for it; whether there was one."""
+
+    async def take(self, name: str, limit: int, *, again_at: datetime) -> Sequence[Notice]:
+        """At most *limit* due notices of a listener, the oldest first; nobody else gets them before *again_at*."""
+
+    async def settle(self, done: Sequence[Notice], failures: Sequence[NoticeFailure]) -> None:
+        """Remove what was delivered, keep *failures* for later, or as given up. Does nothing to what was taken again,
+        but what was delivered goes all the same."""
+
+    async def next_due(self, name: str) -> datetime | None:
+        """From when on `take` would return something; None while there is nothing."""
+
+    async def listeners(self) -> Sequence[ListenerFigures]:
+        """All of them, by name, with those whose time is over while something of theirs is left."""
+
+    async def notices(self, name: str | None, *, given_up: bool, after: int, limit: int) -> Sequence[Notice]:
+        """Notices of a listener (None: of all) behind the number *after*, in order; those given up, or all."""
+
+    async def replay(self, name: str | None, number: int | None) -> int:
+        """Have what was given up delivered again: one, those of a listener, or all; how many.
+
+        Their tries begin anew.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -707,8 +867,10 @@ class Backend:
     payloads: PayloadStore
     logs: TaskLogs
     steps: Steps
+    retention: Retention
     signals: Signals
     admin: QueueAdmin
+    notifier: Notifier
     stream_arn: str
     """ARN of the change stream, as it stands in the records."""
     queue_arn: str

@@ -85,7 +85,7 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         value = getattr(task, attribute)
         if value is not None:
             item[name] = time_text(value)
-    attributes = _attributes_item(task)
+    attributes = attributes_item(task.attributes)
     if attributes:
         item["attributes"] = attributes
     if task.progress is not None:
@@ -98,6 +98,8 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         item["priority"] = task.priority
     if task.state is not None:
         item["state"] = task.state
+    if task.ttl is not None:
+        item["ttl"] = to_milliseconds(task.ttl) // 1000  # seconds, as DynamoDB wants them
     if task.lost:
         item["lost"] = task.lost
     if task.history_dropped:
@@ -137,6 +139,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             fan_out=fan_out_of(item.get("fanOut")),
             cancel_requested=cancel_of(item.get("cancelRequested")),
             options=options_of(item.get("options")),
+            ttl=None if item.get("ttl") is None else from_milliseconds(int(item["ttl"]) * 1000),
             lost=int(item.get("lost", 0)),
             state=item.get("state"),
             priority=int(item.get("priority", DEFAULT_PRIORITY)),
@@ -208,6 +211,10 @@ def options_item(options: TaskOptions) -> dict[str, Any]:
         item["retry"] = {name: getattr(options.retry, attribute) for name, attribute in _RETRY_NUMBERS.items()}
     if options.deadline is not None:
         item["deadline"] = options.deadline
+    if options.ttl is not None:
+        item["ttl"] = options.ttl
+    if options.notify_url is not None:
+        item["notifyUrl"] = options.notify_url
     return item
 
 
@@ -217,7 +224,9 @@ def options_of(item: Mapping[str, Any] | None) -> TaskOptions:
         return NO_OPTIONS
     retry = item.get("retry")
     numbers = retry and RetryNumbers(**{attribute: retry[name] for name, attribute in _RETRY_NUMBERS.items()})
-    return TaskOptions(retry=numbers, deadline=item.get("deadline"))
+    return TaskOptions(
+        retry=numbers, deadline=item.get("deadline"), ttl=item.get("ttl"), notify_url=item.get("notifyUrl")
+    )
 
 
 def log_item(line: LogLine) -> dict[str, Any]:
@@ -277,8 +286,8 @@ def failure_of(item: object) -> Failure | None:
     )
 
 
-def _attributes_item(task: TaskEntity[Any]) -> dict[str, Any]:
-    attributes = task.attributes
+def attributes_item(attributes: TaskAttributes) -> dict[str, Any]:
+    """The stored form of attributes."""
     item: dict[str, Any] = {}
     if attributes.results is not None:
         item["result"] = attributes.results

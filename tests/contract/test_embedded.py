@@ -14,10 +14,12 @@ from tests.contract.change_stream import ChangeStreamContract
 from tests.contract.deadlines import DeadlinesContract
 from tests.contract.executions import StateMachineContract
 from tests.contract.idempotency import IdempotencyContract
+from tests.contract.notifier import NotifierContract
 from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queue_machine import QueueMachine
 from tests.contract.queues import QueueContract
+from tests.contract.retention import LettersOfTheGoneContract, RetentionContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.steps import StepsContract
@@ -70,6 +72,18 @@ class TestSqliteTaskLogs(TaskLogsContract):
 
 
 class TestSqliteSteps(StepsContract):
+    pass
+
+
+class TestSqliteNotifier(NotifierContract):
+    pass
+
+
+class TestSqliteRetention(RetentionContract):
+    pass
+
+
+class TestSqliteLettersOfTheGone(LettersOfTheGoneContract):
     pass
 
 

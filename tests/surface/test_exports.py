@@ -6,15 +6,23 @@ import taskloom
 from taskloom import errors
 
 SURFACE = [
+    "Cause",
     "Continue",
+    "DeadLetter",
     "EventFactory",
     "EventFactoryAddedTask",
+    "Explanation",
     "GiveUp",
     "IEvent",
     "IEventHandler",
     "ITaskQueueEventFactory",
     "InvokeContext",
+    "LogLine",
     "NewTask",
+    "Page",
+    "Pause",
+    "PauseScope",
+    "QueueFigures",
     "Retry",
     "RetryAfter",
     "Settings",
@@ -28,9 +36,13 @@ SURFACE = [
     "TaskService",
     "TaskStatus",
     "TaskloomError",
+    "Throughput",
+    "Webhook",
+    "WorkerFacts",
     "current",
     "event_factory",
     "event_handler",
+    "verify_webhook",
 ]
 
 ERRORS = [
@@ -44,11 +56,13 @@ ERRORS = [
     "MissingExtra",
     "NoHandler",
     "NotRunning",
+    "SignatureRefused",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
     "TaskEnded",
+    "TaskExpired",
     "TaskNotFound",
     "TaskOpen",
     "TaskTokenNotFound",
@@ -106,6 +120,7 @@ def test_the_errors_are_one_tree() -> None:
         ("CallbackTimeout", TimeoutError),
         ("NotRunning", RuntimeError),
         ("MissingExtra", ImportError),
+        ("SignatureRefused", ValueError),
     ],
 )
 def test_errors_are_also_what_python_calls_them(name: str, parent: type) -> None:
