@@ -214,9 +214,7 @@ class RetentionContract(Contract):
         task = await rows.claimed(rows.single(options=KEPT))
         name = f"{task.id}/step/a/1"
         reference = await backend.payloads.put(name, EncodedJson("1"))
-        step = Step(
-            key=task.key, kind=StepKind.STEP, name="a", write_id="w", run=1, at=rows.now, result_ref=reference
-        )
+        step = Step(key=task.key, kind=StepKind.STEP, name="a", write_id="w", run=1, at=rows.now, result_ref=reference)
         assert isinstance(await backend.steps.put(step, lifecycle.touched(task, now=rows.now)), Written)
         await self.elapse(backend, HOUR)
         after: str | None = ""
