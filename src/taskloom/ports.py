@@ -706,8 +706,8 @@ class Retention(Protocol):
         nothing is left.
 
         With a task everything goes that was kept for it: sub-tasks, chunk rows, payloads, log lines, steps, executions,
-        dead letters. The row of the task goes last, so that what is left of a removal that was cut short is found again; a
-        task that has lost something stays absent even if the clock goes back.
+        dead letters. The row of the task goes last, so that what is left of a removal that was cut short is found
+        again; a task that has lost something stays absent even if the clock goes back.
         """
 
     async def expired(self, limit: int) -> int:
