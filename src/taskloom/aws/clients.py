@@ -37,6 +37,11 @@ CONFIG: Final = Config(
 )
 
 
+def pause(first: float, attempt: int) -> None:
+    """Wait in this thread, as botocore does before its own repeats: *first* seconds, doubled with each attempt."""
+    threading.Event().wait(first * 2**attempt * random.uniform(0.5, 1))  # noqa: S311 - no secret
+
+
 class Clients:
     """Makes clients and threads at their first use, after a fork again; safe from any thread and event loop.
 
@@ -70,8 +75,7 @@ class Clients:
             except (ClientError, BotoCoreError) as error:
                 if attempt == CONFLICTS or not is_conflict(error):
                     raise translated(error) from error
-            pause = FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1)  # noqa: S311 - no secret
-            threading.Event().wait(pause)  # in this thread, as botocore waits before its own repeats
+            pause(FIRST_PAUSE, attempt)
         raise AssertionError("unreachable")
 
     def client(self, service: str) -> Any:

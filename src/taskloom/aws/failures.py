@@ -85,6 +85,10 @@ class Cancelled(Exception):
         super().__init__(", ".join(str(reason.get("Code")) for reason in reasons))
 
 
+class PathMissing(Exception):
+    """An update reaches into an object that the item does not have; never leaves the adapters."""
+
+
 def code_of(error: ClientError) -> str:
     """The error code of AWS."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -127,6 +131,8 @@ def _of_service(error: ClientError) -> Exception:
         return StoreFull(f"AWS has no room: {error}")
     if code == "ValidationException" and "size" in message.lower() and "exceeded" in message.lower():
         return InvalidInput("task", f"has outgrown what DynamoDB keeps in one item: {message}", "save less in it")
+    if code == "ValidationException" and "document path" in message:
+        return PathMissing()
     remedy = REMEDIES.get(code)
     return StoreError(f"AWS refused: {error}" + (f"; {remedy}" if remedy else ""))
 
