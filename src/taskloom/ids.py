@@ -11,6 +11,8 @@ from taskloom.clock import to_milliseconds
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
 CODE_LENGTH: Final = 26
+PORTION: Final = 256
+"""Random values that are asked for at once."""
 
 
 class RandomIds:
@@ -25,13 +27,13 @@ class RandomIds:
         self._lock = threading.Lock()
         self._last = 0
         self._forks = forks.count()
-        self._bytes = b""
+        self._tokens: list[str] = []
 
     def code(self, now: datetime) -> str:
         """A new ULID."""
         self._check_process()
         with self._lock:
-            fresh = int.from_bytes(self._random(10), "big")
+            fresh = int(self._random(), 16)
             value = (to_milliseconds(now) << 80) | fresh
             if value >> 80 <= self._last >> 80:
                 # The step is random, so that a forked process, which goes on from the same value, meets nobody.
@@ -42,20 +44,24 @@ class RandomIds:
     def token(self) -> str:
         """20 hexadecimal digits that nobody else writes (80 random bits)."""
         self._check_process()
-        with self._lock:
-            return self._random(10).hex()
+        return self._random()
 
     def _check_process(self) -> None:
         if self._forks != forks.count():
             # After a fork: another thread of the parent may have held the lock, and the random bytes are the parent's.
-            self._lock, self._bytes, self._forks = threading.Lock(), b"", forks.count()
+            self._lock, self._tokens, self._forks = threading.Lock(), [], forks.count()
 
-    def _random(self, count: int) -> bytes:
-        # Asked for in large portions: the system's source gives up the interpreter's lock at each call.
-        if len(self._bytes) < count:
-            self._bytes = os.urandom(4096)
-        taken, self._bytes = self._bytes[:count], self._bytes[count:]
-        return taken
+    def _random(self) -> str:
+        """80 random bits in hexadecimal."""
+        try:
+            return self._tokens.pop()  # one step, which no other thread can be amid
+        except IndexError:
+            # Asked for in large portions: the system's source gives up the interpreter's lock at each call.
+            digits = os.urandom(10 * PORTION).hex()
+            fresh = [digits[at : at + 20] for at in range(0, len(digits), 20)]
+            taken = fresh.pop()
+            self._tokens += fresh
+            return taken
 
 
 def encode_ulid(value: int) -> str:

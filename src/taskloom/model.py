@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Generic, NewType
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NewType
 
 from taskloom.errors import InvalidInput, InvalidType
 from taskloom.values import Json
@@ -195,7 +195,7 @@ class TaskKey:
         return self.id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make it three times as expensive
 class KeyParts:
     """A key taken apart."""
 
@@ -208,8 +208,7 @@ class KeyParts:
     """The number of a sub-task, from 0."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEntry:
+class HistoryEntry(NamedTuple):
     """One status change, written together with it."""
 
     at: datetime

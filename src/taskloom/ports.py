@@ -36,7 +36,7 @@ class Ids(Protocol):
         """A new random value: at least 80 bits, 1 to 64 letters and digits."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which would make it three times as expensive
 class NewTaskRow:
     """A top-level task to be stored: the entity, and its input as text (or the reference to it)."""
 

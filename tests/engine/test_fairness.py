@@ -126,6 +126,42 @@ def test_a_third_tenants_new_task_waits_for_one_round(backend: Backend, concurre
     assert asyncio.run(scenario()) <= 3 * concurrency
 
 
+MANY = [f"type-{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+def test_a_tenant_has_one_turn_however_many_types_it_has(backend: Backend, concurrency: int) -> None:
+    """More types than slots, and all of them wait."""
+    module, course = following(backend, MANY)
+    course.at(60)
+
+    async def scenario() -> int:
+        await backlog(module, *(new for type_ in MANY for tenant in ("ann", "bob") for new in some(tenant, 100, type_)))
+        async with module.worker(concurrency=concurrency) as worker:
+            await course.come.wait()
+            new = await module.task_service.create_task(tenant_code="carl", task_type=MANY[-1])
+            since = len(course.started)
+            await until_started(course, new, worker)
+            return course.before(new, since)
+
+    assert asyncio.run(scenario()) <= 3 * concurrency
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 5])
+def test_the_types_of_a_tenant_take_turns(backend: Backend, concurrency: int) -> None:
+    """Also with fewer slots than types, and beside a tenant that has only one of them."""
+    module, course = following(backend, MANY)
+
+    async def scenario() -> None:
+        await backlog(module, *(new for type_ in MANY for new in some("ann", 30, type_)), *some("bob", 90, MANY[2]))
+        await work(module, concurrency=concurrency)
+
+    asyncio.run(scenario())
+    shared = Counter((key.tenant_code, key.parts.task_type) for key in course.started[:120])
+    assert all(abs(shared["ann", type_] - 10) <= concurrency for type_ in MANY), shared
+    assert abs(shared["bob", MANY[2]] - 60) <= concurrency, shared
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_tenant_that_comes_last_to_a_backlog_waits_for_one_round(backend: Backend, concurrency: int) -> None:
     """All were created before a worker came, so nothing has its message yet."""

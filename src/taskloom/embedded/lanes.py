@@ -1,8 +1,9 @@
 """Whose turn it is: what a worker takes from the queue next.
 
-The messages of one task type, priority and tenant are a *lane*. Higher priorities go first; lanes of one priority take
-turns, one message each, so that a tenant with many messages does not hold up one with few. There is a row per lane that
-says when it was served, so choosing costs the same however many messages wait in them.
+The messages of one task type, priority and tenant are a *lane*. Higher priorities go first; the tenants of one priority
+take turns, one message each, so that one with many messages, or of many types, does not hold up one with few; and so do
+the types of a tenant. There is a row per lane that says when its tenant, and when itself was served, so choosing costs
+the same however many messages wait in them.
 
 `lanes.due_at` is a lower bound: triggers lower it when a message is sent or released, and serving the lane corrects it.
 The lane goes with its last message.
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Final, TypeAlias
 
 from taskloom.embedded.database import Transaction
@@ -35,7 +36,8 @@ _PAUSES: Final = "SELECT scope, name FROM pauses"
 _IN_FLIGHT: Final = "SELECT tenant, count(*) FROM queue WHERE route = ? AND held = 1 AND visible_at > ? GROUP BY tenant"
 _HELD: Final = "CREATE INDEX IF NOT EXISTS queue_held ON queue (route, tenant, visible_at) WHERE held = 1"
 _LANES: Final = (
-    "SELECT route, priority, tenant, turn FROM lanes WHERE route = ? AND due_at <= ? ORDER BY priority DESC, turn"
+    "SELECT route, priority, tenant, turn, served FROM lanes WHERE route = ? AND due_at <= ? "
+    "ORDER BY priority DESC, turn"
 )
 _DUE: Final = (
     "SELECT id FROM queue WHERE route = ? AND priority = ? AND tenant = ? AND visible_at <= ? "
@@ -43,7 +45,8 @@ _DUE: Final = (
 )
 _TURN: Final = "UPDATE turns SET turn = turn + ? RETURNING turn"
 _FIRST: Final = "SELECT min(visible_at) FROM queue WHERE route = ? AND priority = ? AND tenant = ?"
-_KEEP: Final = "UPDATE lanes SET turn = ?, due_at = ? WHERE route = ? AND priority = ? AND tenant = ?"
+_HAD_TURN: Final = "UPDATE lanes SET turn = ? WHERE priority = ? AND tenant = ?"
+_KEEP: Final = "UPDATE lanes SET served = ?, due_at = ? WHERE route = ? AND priority = ? AND tenant = ?"
 _DROP: Final = "DELETE FROM lanes WHERE route = ? AND priority = ? AND tenant = ?"
 _BY_DUE: Final = "SELECT due_at, route, priority, tenant FROM lanes WHERE route = ? ORDER BY due_at"
 
@@ -54,6 +57,9 @@ class _Lane:
     priority: int
     tenant: str
     turn: int
+    """When a message of its tenant and priority was taken last."""
+    served: int
+    """When one of its own was."""
     last: int | None = None
     """The position of its last message among those that are taken now."""
 
@@ -112,14 +118,15 @@ def taking_turns(transaction: Transaction, served: Served, now: int, limit: int)
     routes = list(_routes(transaction, served))
     gate = _Gate(transaction, routes, served, now)
     found = [lane for route in routes for lane in _first_lanes(transaction, route, gate, now, limit)]
-    found.sort(key=lambda lane: (-lane.priority, lane.turn))
+    found.sort(key=lambda lane: (-lane.priority, lane.turn, lane.served))
     ids: list[int] = []
     looked_at: list[_Lane] = []
     for _, group in groupby(found, key=lambda lane: lane.priority):
+        tenants = iter(_by_tenant(group))
         # Again while there is room: the first ones may be full, or have nothing due after all.
-        while (room := limit - len(ids)) and (lanes := list(islice(group, room))):
-            looked_at += lanes
-            ids += _take(transaction, lanes, gate, now, room, len(ids))
+        while (room := limit - len(ids)) and (turn := list(islice(tenants, room))):
+            looked_at += chain.from_iterable(turn)
+            ids += _take(transaction, turn, gate, now, room, len(ids))
     yield ids
     if looked_at:
         _correct(transaction, looked_at, len(ids))
@@ -132,33 +139,61 @@ def _first_lanes(transaction: Transaction, route: str, gate: _Gate, now: int, li
     return lanes
 
 
-def _take(transaction: Transaction, lanes: Sequence[_Lane], gate: _Gate, now: int, room: int, offset: int) -> list[int]:
-    """At most *room* messages of lanes of one priority: one of each, then another one of each, and so on."""
-    most = room - len(lanes) + 1
-    waiting = [
-        (lane, [id_ for (id_,) in transaction.execute(_DUE, (*lane.key, now, most)).fetchall()]) for lane in lanes
-    ]
+def _by_tenant(lanes: Iterable[_Lane]) -> Iterable[Sequence[_Lane]]:
+    """The lanes of each tenant, in the order of their first ones."""
+    tenants: dict[str, list[_Lane]] = {}
+    for lane in lanes:
+        tenants.setdefault(lane.tenant, []).append(lane)
+    return tenants.values()
+
+
+def _take(
+    transaction: Transaction, tenants: Sequence[Sequence[_Lane]], gate: _Gate, now: int, room: int, offset: int
+) -> list[int]:
+    """At most *room* messages of one priority: one of each tenant, then another one of each, and so on."""
+    most = room - len(tenants) + 1
+    lines = [_line(transaction, lanes, now, most) for lanes in tenants]
     ids: list[int] = []
-    for position in range(most):
-        for lane, due in waiting:
+    while lines:
+        left = []
+        for line in lines:
             if len(ids) == room:
                 return ids
-            if position < len(due) and gate.admits(*lane.key):
-                lane.last = offset + len(ids)
-                ids.append(due[position])
-                gate.took(lane.route, lane.tenant)
+            for lane, id_ in line:
+                if gate.admits(*lane.key):
+                    lane.last = offset + len(ids)
+                    ids.append(id_)
+                    gate.took(lane.route, lane.tenant)
+                    left.append(line)
+                    break
+        lines = left
     return ids
 
 
+def _line(transaction: Transaction, lanes: Sequence[_Lane], now: int, most: int) -> Iterator[tuple[_Lane, int]]:
+    """What is due of one tenant, at most so much of each of its lanes: one of each, then another one, and so on."""
+    waiting = [
+        [(lane, id_) for (id_,) in transaction.execute(_DUE, (*lane.key, now, most)).fetchall()] for lane in lanes
+    ]
+    return chain.from_iterable((due[position] for due in waiting if position < len(due)) for position in range(most))
+
+
 def _correct(transaction: Transaction, lanes: Sequence[_Lane], taken: int) -> None:
-    """Those that were served have had their turn; and each is due when its first message is."""
+    """Tenants that were served have had their turn; and each lane is due when its first message is."""
     # One more than were taken, so that a new lane, which begins at the count, is behind these and before the next ones.
     end = transaction.execute(_TURN, (taken + 1,)).fetchone()[0] if taken else 0
+    first = end - taken
+    turns: dict[tuple[int, str], int] = {}
+    for lane in lanes:
+        if lane.last is not None:
+            tenant = lane.priority, lane.tenant
+            turns[tenant] = max(turns.get(tenant, 0), first + lane.last)
+    transaction.executemany(_HAD_TURN, [(turn, *tenant) for tenant, turn in turns.items()])
     for lane in lanes:
         (due_at,) = transaction.execute(_FIRST, lane.key).fetchone()
         if due_at is not None:
-            turn = lane.turn if lane.last is None else end - taken + lane.last
-            transaction.execute(_KEEP, (turn, due_at, *lane.key))
+            served = lane.served if lane.last is None else first + lane.last
+            transaction.execute(_KEEP, (served, due_at, *lane.key))
         else:  # its messages were moved to another lane
             transaction.execute(_DROP, lane.key)
 

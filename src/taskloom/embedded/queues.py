@@ -36,16 +36,8 @@ _SEND: Final = (
     "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, substr(?5, instr(?5, '#') + 1), "
     "coalesce(?9, (SELECT priority FROM tasks WHERE pk = ?5 AND code = ?6), 5))"
 )
-_ROUTES: Final = (  # the distinct routes, by a jump per route instead of a look at every row
-    "WITH RECURSIVE found (route) AS ("
-    "SELECT min(route) FROM lanes UNION ALL "
-    "SELECT (SELECT min(route) FROM lanes WHERE route > found.route) FROM found WHERE found.route IS NOT NULL"
-    ") SELECT route FROM found WHERE route IS NOT NULL"
-)
-_RECEIVE: Final = (
-    "UPDATE queue SET visible_at = ?, received = received + 1, held = 1 WHERE id = ? "
-    "RETURNING id, kind, route, received, event_id, pk, code, run, chunk"
-)
+_MESSAGE: Final = "SELECT id, kind, route, received + 1, event_id, pk, code, run, chunk FROM queue WHERE id = ?"
+_RECEIVE: Final = "UPDATE queue SET visible_at = ?, received = received + 1, held = 1 WHERE id = ?"
 _STANDING: Final = (
     "SELECT status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options, deadline_at "
     "FROM tasks WHERE pk = ? AND code = ?"
@@ -161,7 +153,9 @@ class SqliteQueue:
         def work(transaction: Transaction) -> list[tuple[Any, ...]]:
             with lanes.taking_turns(transaction, served, now, limit) as ids:
                 # Entities are made of them after the transaction, which other processes wait for.
-                return [_receive(transaction, id_, until) for id_ in ids]
+                messages = [_message(transaction, id_) for id_ in ids]
+                transaction.executemany(_RECEIVE, [(until, id_) for id_ in ids])
+                return messages
 
         # Not durable: whoever loses a delivery in a power cut was not there to make use of it.
         return [_delivery(row) for row in await self._database.write(work, durable=False)]
@@ -197,8 +191,9 @@ class SqliteQueue:
         return _instant(await self._database.read(lambda connection: lanes.next_due(connection, served, now)))
 
 
-def _receive(transaction: Transaction, id_: int, until: int) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = transaction.execute(_RECEIVE, (until, id_)).fetchone()
+def _message(transaction: Transaction, id_: int) -> tuple[Any, ...]:
+    """As it is once it is received; and how its task stands, if it is a single one."""
+    row: tuple[Any, ...] = transaction.execute(_MESSAGE, (id_,)).fetchone()
     _, kind, route, _, _, pk, code, _, _ = row
     if kind != MessageKind.TASK or route.startswith(_FAN_OUT):
         return row, None

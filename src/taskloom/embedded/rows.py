@@ -183,7 +183,7 @@ def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...
         ",".join(map(history_text, task.history)),
         None,
         None if task.options is NO_OPTIONS else _dump(record.options_item(task.options)),
-        _TIME(task.deadline_at),
+        _milliseconds(task.deadline_at),
         0,
         task.priority,
         None,
@@ -287,6 +287,10 @@ def _time(value: int | None) -> datetime | None:
     return None if value is None else from_milliseconds(value)
 
 
+def _milliseconds(value: datetime | None) -> int | None:
+    return None if value is None else to_milliseconds(value)
+
+
 def _optional(encode: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else encode(value)
 
@@ -295,20 +299,19 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-_TIME: Final = _optional(to_milliseconds)
 _ENCODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "status": STATUS_LETTER.__getitem__,
     "run": _as_is,
     "attempt": _as_is,
     "fence": _as_is,
     "claim_id": _as_is,
-    "lease_until": _TIME,
+    "lease_until": _milliseconds,
     "dispatch": _as_is,
-    "next_attempt_at": _TIME,
-    "created_at": _TIME,
-    "updated_at": _TIME,
-    "started_at": _TIME,
-    "finished_at": _TIME,
+    "next_attempt_at": _milliseconds,
+    "created_at": _milliseconds,
+    "updated_at": _milliseconds,
+    "started_at": _milliseconds,
+    "finished_at": _milliseconds,
     "progress": _optional(lambda progress: _dump(record.progress_item(progress))),
     "execution_arn": _as_is,
     "results": _as_is,
@@ -318,7 +321,7 @@ _ENCODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "sub_task_failed_count": _as_is,
     "fan_out": _optional(lambda plan: _dump(record.fan_out_item(plan))),
     "cancel_requested": _optional(lambda request: _dump(record.cancel_item(request))),
-    "deadline_at": _TIME,
+    "deadline_at": _milliseconds,
     "lost": _as_is,
     "state": _as_is,
 }

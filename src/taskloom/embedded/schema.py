@@ -264,7 +264,13 @@ CREATE TABLE task_logs (          -- what handlers logged, a row per line
 ) WITHOUT ROWID
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+_VERSION_6: Final = """
+-- when a message of the lane was taken last; `turn` is when one of any lane of its tenant and priority was
+ALTER TABLE lanes ADD COLUMN served INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX tenant_lanes ON lanes (tenant, priority)
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

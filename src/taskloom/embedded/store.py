@@ -268,13 +268,13 @@ def _plan(change: Change) -> _Plan:
     where = find[1]
     if change.guard.absent:
         history = "" if change.history is None else rows.history_text(change.history)
-        return _Plan(change, _insert(names, change.returning), (*values, history, *where), find, None, None, None)
+        return _Plan(change, _insert(names), (*values, history, *where), find, None, None, None)
     guard, guard_values = _guard(change.guard)
     adds = change.add or {}
     values += adds.values()
     if change.history is not None:
         values.append(rows.history_text(change.history))
-    sql = _update(is_sub_task, names, tuple(adds), change.history is not None, guard, change.returning)
+    sql = _update(is_sub_task, names, tuple(adds), change.history is not None, guard)
     record = ended = throughput = None
     if change.patch.get("status") in TERMINAL:
         finished_at = change.patch.get("finished_at")
@@ -288,15 +288,12 @@ def _plan(change: Change) -> _Plan:
 
 
 def _carry_out(transaction: Transaction, plan: _Plan) -> _Raw:
-    cursor = transaction.execute(plan.sql, plan.values)
+    done = transaction.execute(plan.sql, plan.values).rowcount == 1
     row = None
-    if plan.change.returning:
-        row = cursor.fetchone()
-        done = row is not None
-    else:
-        done = cursor.rowcount == 1
+    if plan.change.returning or not done:  # a look in the same transaction costs less than RETURNING
+        row = transaction.execute(*plan.find).fetchone()
     if not done:
-        return False, transaction.execute(*plan.find).fetchone()
+        return False, row
     if plan.record is not None:  # rule 1: the same transaction
         transaction.execute(_STREAM, plan.record)
         transaction.work = True
@@ -344,9 +341,7 @@ def _guard(guard: Guard) -> tuple[str, list[Any]]:
 
 
 @cache
-def _update(
-    sub_task: bool, names: tuple[str, ...], adds: tuple[str, ...], history: bool, guard: str, returning: bool
-) -> str:
+def _update(sub_task: bool, names: tuple[str, ...], adds: tuple[str, ...], history: bool, guard: str) -> str:
     assignments = [f"{name} = ?" for name in names]
     assignments += [f"{name} = {name} + ?" for name in adds]
     if history:
@@ -357,18 +352,15 @@ def _update(
         )
     assignments.append("version = version + 1")
     if sub_task:
-        table, columns = "sub_tasks", rows.SUB_TASK_COLUMNS
-        where = "parent = ? AND idx = ? AND tenant = ? AND type = ?"
+        table, where = "sub_tasks", "parent = ? AND idx = ? AND tenant = ? AND type = ?"
     else:
-        table, columns, where = "tasks", rows.TASK_COLUMNS, "pk = ? AND code = ? AND type = ?"
-    sql = f"UPDATE {table} SET {', '.join(assignments)} WHERE {where}{guard}"
-    return f"{sql} RETURNING {columns}" if returning else sql
+        table, where = "tasks", "pk = ? AND code = ? AND type = ?"
+    return f"UPDATE {table} SET {', '.join(assignments)} WHERE {where}{guard}"
 
 
 @cache
-def _insert(names: tuple[str, ...], returning: bool) -> str:
+def _insert(names: tuple[str, ...]) -> str:
     columns = (*names, "history", "parent", "idx", "tenant", "type")
-    sql = (
+    return (
         f"INSERT INTO sub_tasks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) ON CONFLICT DO NOTHING"
     )
-    return f"{sql} RETURNING {rows.SUB_TASK_COLUMNS}" if returning else sql

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final, Protocol, TypedDict
+from typing import Final, NamedTuple, Protocol, TypedDict
 
 from taskloom.model import (
     CancelRequest,
@@ -24,6 +24,7 @@ MAX_REASON: Final = 500
 
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
 COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
+RUNNING: Final = frozenset({IN_PROGRESS})
 
 
 class Trigger(Enum):
@@ -106,8 +107,7 @@ class Patch(TypedDict, total=False):
     state: EncodedJson | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
+class Guard(NamedTuple):
     """What must hold of the stored task for a change to be carried out; all of it."""
 
     absent: bool = False
@@ -180,7 +180,7 @@ def is_mine(change: Change, refused: Refused) -> bool:
 
 def mine(task: TaskEntity) -> Guard:
     """What holds as long as the claim of *task* does."""
-    return Guard(status=frozenset({IN_PROGRESS}), fence=task.fence)
+    return Guard(status=RUNNING, fence=task.fence)
 
 
 def ended(

@@ -27,6 +27,7 @@ from taskloom.model import (
     TaskAttributes,
     TaskEntity,
     TaskKey,
+    TaskStatus,
 )
 from taskloom.values import Json
 
@@ -126,7 +127,7 @@ def _claimed(
         key=key,
         # rule 2: the fence alone would let a claim overwrite a lease that was renewed meanwhile.
         guard=Guard(
-            status=frozenset({standing.status}),
+            status=_ONLY[standing.status],
             fence=standing.fence,
             lease_ended_by=who.now if trigger is Trigger.RECLAIM else None,
         ),
@@ -235,5 +236,6 @@ def first_claim(parent: TaskEntity, index: int, input: Json, who: Claimant) -> t
     return change, task
 
 
+_ONLY: Final = {status: frozenset({status}) for status in TaskStatus}
 _ABSENT: Final = Guard(absent=True)
 _NOTHING: Final = TaskAttributes()

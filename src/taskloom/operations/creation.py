@@ -1,7 +1,7 @@
 """Creating tasks: everything is checked, and what is large is put aside, before the first row is written."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -22,13 +22,14 @@ from taskloom.model import (
     TaskKey,
     TaskOptions,
     TaskStatus,
+    task_entity,
 )
 from taskloom.operations.checks import idempotency_key, name_or, tenant
 from taskloom.operations.finding import Finding
 from taskloom.operations.fingerprint import Fingerprint
 from taskloom.policy import MAX_SECONDS, Retry, number, retry_numbers, whole_number
 from taskloom.ports import Backend, Idempotency, ItemWriter, NewTaskRow
-from taskloom.values import EncodedJson, decode, encode
+from taskloom.values import EncodedJson, Json, decode, encode
 
 BULK: Final = 500
 """Tasks of one call that one write holds."""
@@ -60,32 +61,31 @@ class Creation:
 
     async def single(self, new: NewTask, context: InvokeContext | None) -> TaskEntity[Any]:
         """See `TaskService.create_task`."""
-        (task,) = await self._store([await self._row(self._prepared(new, context, ""), context)])
+        (task,) = await self._store([await self._put_aside(self._row(new, context, ""))])
         return task
 
     async def singles(self, tasks: Iterable[NewTask], context: InvokeContext | None) -> Sequence[TaskEntity[Any]]:
         """See `TaskService.create_tasks`."""
-        prepared = [self._prepared(task, context, f"tasks[{index}].") for index, task in enumerate(tasks)]
-        await self._refuse_conflicts(prepared)
+        rows = [self._row(task, context, f"tasks[{index}].") for index, task in enumerate(tasks)]
+        await self._refuse_conflicts(rows)
         created: list[TaskEntity[Any]] = []
-        for start in range(0, len(prepared), BULK):
-            rows = [await self._row(task, context) for task in prepared[start : start + BULK]]
-            created += await self._store(rows)
+        for start in range(0, len(rows), BULK):
+            created += await self._store([await self._put_aside(row) for row in rows[start : start + BULK]])
         return created
 
     async def fan_out(
         self, new: NewTask, input: Iterable[object] | AsyncIterable[object], context: InvokeContext | None
     ) -> TaskEntity[Any]:
         """See `TaskService.create_step_function_task`; the *input* of *new* itself is not looked at."""
-        new_entity = self._checked(Kind.SFN_TASK, new, context, "")
-        key = new_entity.key
+        entity = self._entity(Kind.SFN_TASK, new, context, "", None)
+        key = entity.key
         fingerprint = None
         if new.idempotency_key is not None:
             idempotency_key(new.idempotency_key, "")
-            fingerprint = Fingerprint(Kind.SFN_TASK, key.parts.task_type, new_entity.name)
+            fingerprint = Fingerprint(Kind.SFN_TASK, entity.task_type, entity.name)
         text, reference, count = await self._read(input, key, fingerprint)
-        entity = new_entity.task(
-            context,
+        entity = replace(
+            entity,
             input=None if text is None else decode(text),
             input_ref=reference,
             attributes=TaskAttributes(sub_task_count=count),
@@ -109,41 +109,44 @@ class Creation:
                 tasks.append(await self._finding.whole(known.task))
         return tasks
 
-    async def _refuse_conflicts(self, tasks: "Sequence[_Prepared]") -> None:
+    async def _refuse_conflicts(self, rows: Sequence[NewTaskRow]) -> None:
         """Before anything of many is stored. What others create in the same moment is refused by the store."""
         seen: dict[tuple[str, str], str] = {}
-        for task in tasks:
-            if task.idempotency is None:
+        for row in rows:
+            if row.idempotency is None:
                 continue
-            tenant_code, key = task.new.key.tenant_code, task.idempotency.key
+            tenant_code, key = row.entity.key.tenant_code, row.idempotency.key
             if (tenant_code, key) not in seen:
                 known = await self._backend.store.known(tenant_code, key)
-                seen[tenant_code, key] = task.idempotency.fingerprint if known is None else known.fingerprint
-            _refuse_conflict(task.idempotency, seen[tenant_code, key])
+                seen[tenant_code, key] = row.idempotency.fingerprint if known is None else known.fingerprint
+            _refuse_conflict(row.idempotency, seen[tenant_code, key])
 
-    def _prepared(self, new: NewTask, context: InvokeContext | None, path: str) -> "_Prepared":
-        """Everything about a new single task, checked; nothing is written."""
+    def _row(self, new: NewTask, context: InvokeContext | None, path: str) -> NewTaskRow:
+        """A new single task, checked; nothing is written."""
         if not isinstance(new, NewTask):
             raise InvalidType(path.rstrip("."), f"{new!r} is no NewTask", "give taskloom.NewTask(...)")
-        new_entity = self._checked(Kind.TASK, new, context, path)
         text = encode(new.input, f"{path}input")
         value = decode(text)
-        fingerprint = None
-        if new.idempotency_key is not None:
-            idempotency_key(new.idempotency_key, path)
-            fingerprint = Fingerprint(Kind.TASK, new_entity.key.parts.task_type, new_entity.name)
-            fingerprint.add(value)
-        return _Prepared(new_entity, text, value, self._idempotency(new, fingerprint, new_entity.now))
+        entity = self._entity(Kind.TASK, new, context, path, value)
+        if new.idempotency_key is None:
+            return NewTaskRow(entity=entity, input=text)
+        idempotency_key(new.idempotency_key, path)
+        fingerprint = Fingerprint(Kind.TASK, entity.task_type, entity.name)
+        fingerprint.add(value)
+        return NewTaskRow(entity=entity, input=text, idempotency=self._idempotency(new, fingerprint, entity.created_at))
 
-    async def _row(self, task: "_Prepared", context: InvokeContext | None) -> NewTaskRow:
-        reference = None
-        if _bytes(task.text) > self._backend.payloads.inline_limit:
-            name = f"{task.new.key.pk}#{task.new.key.sk}/input"
-            reference = await patiently(self._backend.clock, lambda: self._backend.payloads.put(name, task.text))
-        entity = task.new.task(context, input=task.value, input_ref=reference, attributes=_NOTHING, execution_arn=None)
-        return NewTaskRow(entity=entity, input=None if reference else task.text, idempotency=task.idempotency)
+    async def _put_aside(self, row: NewTaskRow) -> NewTaskRow:
+        """The *row* with its input put aside, if that is large."""
+        text, entity = row.input, row.entity
+        if text is None or _bytes(text) <= self._backend.payloads.inline_limit:
+            return row
+        reference = await patiently(self._backend.clock, lambda: self._backend.payloads.put(f"{entity.id}/input", text))
+        return replace(row, entity=replace(entity, input_ref=reference), input=None)
 
-    def _checked(self, kind: Kind, new: NewTask, context: InvokeContext | None, path: str) -> "_NewEntity":
+    def _entity(
+        self, kind: Kind, new: NewTask, context: InvokeContext | None, path: str, input: Json
+    ) -> TaskEntity[Any]:
+        """What a new task begins as, everything but its input checked; of a fan-out without what its input decides."""
         tenant_code = tenant(new.tenant_code, context, path)
         type_ = model.task_type(new.task_type, f"{path}task_type")
         name = name_or(new.name, type_, path)
@@ -159,8 +162,50 @@ class Creation:
         priority = whole_number(new.priority, f"{path}priority", low=0, high=HIGHEST_PRIORITY)
         now = self._backend.clock.now()
         code = self._backend.ids.code(now)
-        make = TaskKey.single if kind is Kind.TASK else TaskKey.step_function
-        return _NewEntity(make(tenant_code, type_, code), name, now, options, priority, self._backend.ids.token())
+        user, ip, request = (
+            (None, None, None) if context is None else (context.user_id, context.source_ip, context.request_id)
+        )
+        return task_entity(
+            key=(TaskKey.single if kind is Kind.TASK else TaskKey.step_function)(tenant_code, type_, code),
+            kind=kind,
+            code=code,
+            task_type=type_,
+            name=name,
+            tenant_code=tenant_code,
+            status=TaskStatus.PENDING,
+            version=0,
+            input=input,
+            input_ref=None,
+            index=None,
+            attributes=_NOTHING,
+            request_id=request,
+            created_at=now,
+            updated_at=now,
+            created_by=user,
+            updated_by=user,
+            created_ip=ip,
+            updated_ip=ip,
+            run=1,
+            attempt=0,
+            fence=0,
+            claim_id=None,
+            lease_until=None,
+            dispatch=self._backend.ids.token(),
+            next_attempt_at=None,
+            started_at=None,
+            finished_at=None,
+            deadline_at=None if options.deadline is None else now + timedelta(seconds=options.deadline),
+            lost=0,
+            priority=priority,
+            options=options,
+            state=None,
+            progress=None,
+            execution_arn=None,
+            fan_out=None,
+            cancel_requested=None,
+            history=(HistoryEntry(at=now, status=TaskStatus.PENDING, run=1, attempt=0, by=user),),
+            history_dropped=0,
+        )
 
     def _idempotency(self, new: NewTask, fingerprint: Fingerprint | None, now: datetime) -> Idempotency | None:
         if new.idempotency_key is None or fingerprint is None:
@@ -211,66 +256,6 @@ class Creation:
             raise
 
 
-@dataclass(slots=True)
-class _NewEntity:
-    """What is known of a new task before its input is."""
-
-    key: TaskKey
-    name: str
-    now: datetime
-    options: TaskOptions
-    priority: int
-    dispatch: str
-
-    def task(
-        self,
-        context: InvokeContext | None,
-        *,
-        input: Any,
-        input_ref: str | None,
-        attributes: TaskAttributes,
-        execution_arn: str | None,
-    ) -> TaskEntity[Any]:
-        context = context or _NOBODY
-        parts, now, deadline = self.key.parts, self.now, self.options.deadline
-        return TaskEntity(
-            key=self.key,
-            kind=parts.kind,
-            code=parts.code,
-            task_type=parts.task_type,
-            name=self.name,
-            tenant_code=parts.tenant_code,
-            status=TaskStatus.PENDING,
-            input=input,
-            input_ref=input_ref,
-            attributes=attributes,
-            request_id=context.request_id,
-            created_at=now,
-            updated_at=now,
-            created_by=context.user_id,
-            updated_by=context.user_id,
-            created_ip=context.source_ip,
-            updated_ip=context.source_ip,
-            dispatch=self.dispatch,
-            deadline_at=None if deadline is None else now + timedelta(seconds=deadline),
-            options=self.options,
-            priority=self.priority,
-            execution_arn=execution_arn,
-            history=(HistoryEntry(at=now, status=TaskStatus.PENDING, run=1, attempt=0, by=context.user_id),),
-        )
-
-
-@dataclass(slots=True)
-class _Prepared:
-    """A new single task that was checked."""
-
-    new: _NewEntity
-    text: EncodedJson
-    value: Any
-    idempotency: Idempotency | None
-
-
-_NOBODY: Final = InvokeContext()
 _NOTHING: Final = TaskAttributes()
 
 
