@@ -27,6 +27,7 @@ class Feature(StrEnum):
     FAIRNESS = "fairness"
     """Tenants and task types take turns."""
     PRIORITIES = "priorities"
+    """Tasks with a higher priority go first."""
     CAPS = "caps"
     """No more tasks of a type run at a time than its cap says."""
     PAUSES = "pauses"

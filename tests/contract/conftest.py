@@ -14,6 +14,7 @@ for _suite in (
     "payloads",
     "queue_admin",
     "queues",
+    "repairs",
     "signals",
     "task_logs",
     "task_store",

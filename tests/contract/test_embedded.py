@@ -17,6 +17,7 @@ from tests.contract.idempotency import IdempotencyContract
 from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queues import QueueContract
+from tests.contract.repairs import RepairsContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.task_logs import TaskLogsContract
@@ -40,6 +41,10 @@ class TestSqliteIdempotency(IdempotencyContract):
 
 
 class TestSqliteDeadlines(DeadlinesContract):
+    pass
+
+
+class TestSqliteRepairs(RepairsContract):
     pass
 
 
