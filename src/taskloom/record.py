@@ -217,9 +217,9 @@ def fan_out_of(item: Mapping[str, Any] | None) -> FanOut | None:
         return None
     return FanOut(
         chunk_size=item["chunkSize"],
-        chunk_concurrency=item["chunkConcurrency"],
-        max_concurrency=item["maxConcurrency"],
-        tolerated_failure_percentage=item["toleratedFailurePercentage"],
+        chunk_concurrency=item.get("chunkConcurrency", 1),
+        max_concurrency=item.get("maxConcurrency", 40),
+        tolerated_failure_percentage=item.get("toleratedFailurePercentage", 0.0),
         only_failed=item.get("onlyFailed", True),
     )
 

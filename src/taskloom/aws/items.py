@@ -9,7 +9,7 @@ from taskloom.aws import table
 from taskloom.clock import to_milliseconds
 from taskloom.errors import InvalidInput, StoreCorrupt
 from taskloom.lifecycle import Change
-from taskloom.model import DEFAULT_PRIORITY, NO_OPTIONS, Kind, TaskEntity, TaskKey
+from taskloom.model import DEFAULT_PRIORITY, NO_OPTIONS, FanOut, Kind, TaskEntity, TaskKey
 from taskloom.ports import NewTaskRow
 from taskloom.record import AS_TEXT, PK, SK
 from taskloom.typed_json import from_typed, is_native, to_typed
@@ -149,7 +149,7 @@ _TEXTS: Final = {
 _NUMBERS: Final = {"run": "run", "attempt": "attempt", "fence": "fence", "lost": "lost"}
 _OBJECTS: Final[Mapping[str, tuple[str, Any]]] = {
     "progress": ("progress", record.progress_item),
-    "fan_out": ("fanOut", record.fan_out_item),
+    "fan_out": ("fanOut", lambda plan: _without_defaults(record.fan_out_item(plan))),
     "cancel_requested": ("cancelRequested", record.cancel_item),
 }
 COUNTERS: Final = {"sub_task_succeed_count": "subTaskSucceedCount", "sub_task_failed_count": "subTaskFailedCount"}
@@ -179,6 +179,12 @@ def encoded(name: str, value: Any) -> tuple[tuple[str, ...], dict[str, Any] | No
             return (ATTRIBUTES, "error"), None if value is None else to_typed(record.failure_item(value))
         case _:
             raise InvalidInput(name, "is nothing that a change may write", "add it to taskloom.aws.items")
+
+
+def _without_defaults(plan: dict[str, Any]) -> dict[str, Any]:
+    """Reading knows them, and each write of the parent would pay for them."""
+    defaults = record.fan_out_item(FanOut(chunk_size=0))
+    return {name: value for name, value in plan.items() if value != defaults[name]}
 
 
 def _json_place(

@@ -148,6 +148,7 @@ class DynamoTaskStore:
         standing: TaskEntity[Any] | None = None
         for _ in range(RACES):
             request = changes.update(self._dynamo.table_name, change, self._dynamo.seconds, standing)
+            _checked(request["ExpressionAttributeValues"])
             try:
                 answer = self._dynamo.send("update_item", **request)
             except ConditionFailed as refused:
@@ -223,17 +224,9 @@ class DynamoTaskStore:
         }
 
         def work() -> bool:
-            try:
-                self._dynamo.send(
-                    "put_item",
-                    Item=item,
-                    ConditionExpression=f"attribute_not_exists({PK})",
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
-            except ConditionFailed as refused:
-                # Our own token: it was written now, and the answer was lost.
-                return refused.item is not None and refused.item.get("token") == {"S": token}
-            return True
+            standing = self._dynamo.put_new(item)
+            # Our own token: it was written now, and the answer was lost.
+            return standing is None or standing.get("token") == {"S": token}
 
         return await self._dynamo.clients.run(work)
 
