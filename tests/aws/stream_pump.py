@@ -8,8 +8,8 @@ from typing import Any
 
 from taskloom.aws.admin import DynamoQueueAdmin
 from taskloom.aws.clients import Clients
-from taskloom.aws.items import task_of
 from taskloom.aws.table import STREAM_FILTER
+from taskloom.events.shapes import entity_of
 from taskloom.ports import Clock, StreamFailure, StreamRecord, TaskMessage
 
 
@@ -86,7 +86,7 @@ class StreamPump:
                 sequence=sequence,
                 event_id=record["eventID"],
                 event_name=record["eventName"],
-                image=task_of(record["dynamodb"]["NewImage"]),
+                image=entity_of(record),
                 failures=0,
             ),
             self._clock.now(),
