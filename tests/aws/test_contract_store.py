@@ -8,6 +8,7 @@ from tests.contract.deadlines import DeadlinesContract
 from tests.contract.idempotency import IdempotencyContract
 from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.repairs import RepairsContract
+from tests.contract.retention import ExpiryContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.task_logs import TaskLogsContract
 from tests.contract.task_store import TaskStoreContract
@@ -30,6 +31,10 @@ class TestDynamoIdempotency(IdempotencyContract):
 
 
 class TestDynamoDeadlines(DeadlinesContract):
+    backend_name = "aws"
+
+
+class TestDynamoExpiry(ExpiryContract):
     backend_name = "aws"
 
 

@@ -13,6 +13,7 @@ for _suite in (
     "ids",
     "payloads",
     "queue_admin",
+    "queue_machine",
     "queues",
     "repairs",
     "signals",

@@ -3,10 +3,9 @@
 from datetime import timedelta
 
 from taskloom import lifecycle
-from taskloom.capabilities import Feature
 from taskloom.model import TaskEntity
 from taskloom.ports import Backend, NewTaskRow
-from tests.contract.base import Contract, exact, needs, scenario
+from tests.contract.base import Contract, needs, scenario
 from tests.support.rows import Rows
 
 LONG = timedelta(days=1)
@@ -48,14 +47,6 @@ class RepairsContract(Contract):
         assert list(await backend.store.list_stranded(10)) == []
         await self.elapse(backend, LONG)
         assert list(await backend.store.list_stranded(10)) == [claimed]
-
-    @needs("pulls_stream")
-    @exact(Feature.REPAIRS)
-    @scenario
-    async def test_what_has_lost_its_message_is_found_at_once(self, backend: Backend) -> None:
-        rows = Rows(backend)
-        lost = await self._lost(rows)
-        assert list(await backend.store.list_stranded(10)) == lost
 
     @scenario
     async def test_a_new_task_is_on_its_way(self, backend: Backend) -> None:

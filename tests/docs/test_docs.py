@@ -11,6 +11,7 @@ import pytest
 
 from taskloom import Settings, TaskKey
 from taskloom.aws import table
+from taskloom.capabilities import CAPABILITIES, Feature
 from taskloom.embedded import schema
 from taskloom.lifecycle import NEXT
 from taskloom.model import Kind
@@ -112,6 +113,17 @@ def test_the_keys_on_aws_are_those_of_the_table() -> None:
     assert f"`{table.idempotency_pk('<tenant>', '<key>')}`" in text
     assert f"`{table.failed_mark('<pk>')}`" in text
     assert f"`{table.due_mark('<bucket>')}`" in text
+
+
+def test_the_table_of_backends_is_the_one_that_is_enforced() -> None:
+    text = (ROOT / "docs" / "backends.md").read_text()
+    expected = [
+        f"| {feature} | " + " | ".join(f"**{line[feature].level}**: {line[feature].why}" for line in lines) + " |"
+        for lines in [CAPABILITIES.values()]
+        for feature in Feature
+    ]
+    assert "| feature | " + " | ".join(CAPABILITIES) + " |" in text
+    assert re.findall(r"^\| .+ \| \*\*.+ \|$", text, re.MULTILINE) == expected
 
 
 def test_the_table_of_settings_names_each_field_its_variable_and_default() -> None:

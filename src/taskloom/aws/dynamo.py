@@ -48,8 +48,13 @@ class Dynamo:
 
     def get(self, key: Mapping[str, Any]) -> Item | None:
         """The item *key*, strongly consistent; None when it is absent."""
-        item = self.send("get_item", Key=dict(key), ConsistentRead=True).get("Item")
+        item = self.get_expired(key)
         return None if item is None or is_expired(item, self.seconds) else item
+
+    def get_expired(self, key: Mapping[str, Any]) -> Item | None:
+        """The item *key*, strongly consistent, whether it has expired or not."""
+        item: Item | None = self.send("get_item", Key=dict(key), ConsistentRead=True).get("Item")
+        return item
 
     def put_new(self, item: Item) -> Item | None:
         """Keep *item* unless something stands under its key, which is the answer then."""

@@ -75,8 +75,14 @@ def new_task_item(row: NewTaskRow) -> dict[str, Any]:
         item["options"] = to_typed(record.options_item(task.options))
     if task.priority != DEFAULT_PRIORITY:
         item["priority"] = {"N": str(task.priority)}
+    if task.ttl is not None:
+        item[table.TTL] = _seconds(task.ttl)
     item |= _new_index_keys(task)
     return item
+
+
+def _seconds(instant: datetime) -> dict[str, Any]:
+    return {"N": str(to_milliseconds(instant) // 1000)}
 
 
 def _new_attributes(task: TaskEntity[Any]) -> dict[str, Any]:
@@ -169,6 +175,8 @@ def encoded(name: str, value: Any) -> tuple[tuple[str, ...], dict[str, Any] | No
     if name in COUNTERS:
         return (ATTRIBUTES, COUNTERS[name]), {"N": str(value)}
     match name:
+        case "ttl":
+            return (table.TTL,), None if value is None else _seconds(value)
         case "state":
             return _json_place((), "state", value)
         case "results":
@@ -219,7 +227,7 @@ _READ: Final = frozenset(
         *("input", "inputJson", "inputRef", "state", "stateJson", ATTRIBUTES, "requestId", "createdBy", "updatedBy"),
         *("createdIp", "updatedIp", "claimId", "dispatch", "executionArn", "leaseUntil", "nextAttemptAt", "createdAt"),
         *("updatedAt", "startedAt", "finishedAt", "deadlineAt", "progress", "fanOut", "cancelRequested", "options"),
-        *("priority", "history", "historyDropped"),
+        *("priority", "history", "historyDropped", table.TTL),
     }
 )
 """Other attributes are the table's, or somebody else's, and may have any type."""
