@@ -16,6 +16,7 @@ for _suite in (
     "queue_admin",
     "queue_machine",
     "queues",
+    "repairs",
     "signals",
     "steps",
     "task_logs",

@@ -61,11 +61,21 @@ class QueueAdminContract(Contract):
         await backend.admin.pause(pause)
         backend.close()
         assert await self._pauses(rows) == [pause]
+        await backend.admin.resume(pause.scope, pause.name)
+        backend.close()
+        assert await self._pauses(rows) == []
+
+    @exactly(Feature.PAUSE)
+    @scenario
+    async def test_a_pause_holds_up_whoever_opens_the_backend_later(self, backend: Backend) -> None:
+        rows = Rows(backend)
+        pause = Pause(scope=PauseScope.TASK_TYPE, name=rows.task_type, at=rows.now)
+        await backend.admin.pause(pause)
+        backend.close()
         (task,) = await self.sent(rows, rows.single())
         assert await self._received(rows, 10) == []
         await backend.admin.resume(pause.scope, pause.name)
         backend.close()
-        assert await self._pauses(rows) == []
         assert [delivery.key for delivery in await self._received(rows, 10)] == [task.key]
 
     @scenario
@@ -614,8 +624,8 @@ class QueueAdminContract(Contract):
         return found
 
     async def _dead(self, rows: Rows, *new: NewTaskRow, failures: int = 1) -> list[TaskEntity]:
-        """The tasks of *new*, which are stored now and could not be dispatched."""
-        tasks = await rows.create(*new)
+        """The tasks of *new*, which were stored one after the other and could not be dispatched."""
+        tasks = [task for row in new for task in await rows.create(row)]
         for number in range(1, failures + 1):
             retry_at = rows.now if number < failures else None
             records = await self.records(rows)

@@ -26,8 +26,8 @@ TTL = 3600.0
 KEPT = TaskOptions(ttl=TTL)
 
 
-class RetentionContract(Contract):
-    """Every sentence on what has expired. Nothing in `backend` expires at first, and nobody else removes anything."""
+class ExpiryContract(Contract):
+    """What has expired counts as absent. Nothing in `backend` expires at first, and nobody else removes anything."""
 
     # --- absent at once ------------------------------------------------------------------------------------------
 
@@ -121,6 +121,28 @@ class RetentionContract(Contract):
         assert await self._listed(rows, newest_first=False) == [first.key, last.key]
         assert await self._listed(rows, status=last.status) == [last.key]
         assert await self._listed(rows, task_type=rows.task_type) == [last.key, first.key]
+
+    # --- ways ----------------------------------------------------------------------------------------------------
+
+    async def _removed(self, backend: Backend) -> int:
+        removed = 0
+        while rows := await backend.retention.remove_expired(100):
+            removed += rows
+        return removed
+
+    async def _listed(self, rows: Rows, **how: object) -> list[object]:
+        keys: list[object] = []
+        query = TaskQuery(tenant_code=rows.tenant, kind=Kind.TASK, limit=3, **how)  # type: ignore[arg-type]
+        while True:
+            tasks, after = await rows.backend.store.list_tasks(query)
+            keys += [task.key for task in tasks]
+            if after is None:
+                return keys
+            query = TaskQuery(tenant_code=rows.tenant, kind=Kind.TASK, limit=3, after=after, **how)  # type: ignore[arg-type]
+
+
+class RetentionContract(ExpiryContract):
+    """... and is removed, with all that belongs to it."""
 
     @scenario
     async def test_its_execution_is_absent_too(self, backend: Backend) -> None:
@@ -228,22 +250,6 @@ class RetentionContract(Contract):
         assert not await _has_payload(backend, name)
 
     # --- ways ----------------------------------------------------------------------------------------------------
-
-    async def _removed(self, backend: Backend) -> int:
-        removed = 0
-        while rows := await backend.retention.remove_expired(100):
-            removed += rows
-        return removed
-
-    async def _listed(self, rows: Rows, **how: object) -> list[object]:
-        keys: list[object] = []
-        query = TaskQuery(tenant_code=rows.tenant, kind=Kind.TASK, limit=3, **how)  # type: ignore[arg-type]
-        while True:
-            tasks, after = await rows.backend.store.list_tasks(query)
-            keys += [task.key for task in tasks]
-            if after is None:
-                return keys
-            query = TaskQuery(tenant_code=rows.tenant, kind=Kind.TASK, limit=3, after=after, **how)  # type: ignore[arg-type]
 
     async def _fan_out(self, rows: Rows, options: TaskOptions = KEPT) -> tuple[TaskEntity, str]:
         """A fan-out that has ended, with its execution."""

@@ -19,6 +19,7 @@ from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queue_machine import QueueMachine
 from tests.contract.queues import QueueContract
+from tests.contract.repairs import RepairsContract
 from tests.contract.retention import LettersOfTheGoneContract, RetentionContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
@@ -44,6 +45,10 @@ class TestSqliteIdempotency(IdempotencyContract):
 
 
 class TestSqliteDeadlines(DeadlinesContract):
+    pass
+
+
+class TestSqliteRepairs(RepairsContract):
     pass
 
 
