@@ -7,12 +7,12 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, get_args
 
 from taskloom import model
 from taskloom import providers as providers_
 from taskloom.clock import SystemClock
-from taskloom.errors import InvalidType, WiringError
+from taskloom.errors import InvalidInput, InvalidType, MissingExtra, WiringError
 from taskloom.events.factory import (
     EventFactory,
     ITaskQueueEventFactory,
@@ -20,7 +20,7 @@ from taskloom.events.factory import (
     TransformsTask,
 )
 from taskloom.events.marks import is_event_factory
-from taskloom.events.registry import Definition, Registry, TypePolicy
+from taskloom.events.registry import Definition, Registry, RunsOn, TypePolicy
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
@@ -31,6 +31,9 @@ from taskloom.service import TaskService
 from taskloom.settings import Settings
 from taskloom.state_service import StepFunctionService
 from taskloom.sync import SyncModule
+
+if TYPE_CHECKING:
+    from taskloom.aws.entry import LambdaEntry
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -131,6 +134,7 @@ class TaskModule:
         """The same services for programs without an event loop."""
         self._backend = backend
         self._registry = registry
+        self._lambda_entry: LambdaEntry | None = None
 
     @classmethod
     def register(
@@ -200,14 +204,18 @@ class TaskModule:
         deadline: float | None = None,
         max_concurrency: int | None = None,
         max_concurrency_per_tenant: int | None = None,
+        runs_on: RunsOn = "lambda",
     ) -> "_SingleDecorator":
         """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
 
         *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
         which tasks that this module creates must end. *max_concurrency*, *max_concurrency_per_tenant*: how many of this
-        type run at the same time, over all workers. Raises: WiringError when the type has a handler already;
-        InvalidInput, InvalidType.
+        type run at the same time, over all workers. *runs_on*: on AWS a Lambda function runs the task, or a "worker"
+        (`taskloom worker`), for tasks that take longer than a function may. Raises: WiringError when the type has a
+        handler already; InvalidInput, InvalidType.
         """
+        if runs_on not in get_args(RunsOn):
+            raise InvalidInput("runs_on", f"{runs_on!r} is not known", "give 'lambda' or 'worker'")
         for name, value in (
             ("max_concurrency", max_concurrency),
             ("max_concurrency_per_tenant", max_concurrency_per_tenant),
@@ -220,6 +228,7 @@ class TaskModule:
             deadline=_seconds(deadline, "deadline"),
             max_concurrency=max_concurrency,
             max_concurrency_per_tenant=max_concurrency_per_tenant,
+            runs_on=runs_on,
         )
         return _SingleDecorator(self, model.task_type(task_type), policy)
 
@@ -278,6 +287,25 @@ class TaskModule:
         )
 
     @property
+    def lambda_handler(self) -> "LambdaEntry":
+        """What the Lambda functions call: `handler = module.lambda_handler`. It takes every event that the stack sends.
+
+        Raises: WiringError when the tasks of this module do not live on AWS, or it handles nothing.
+        """
+        if self._lambda_entry is None:
+            if self.settings.backend != "aws":
+                raise WiringError("lambda_handler: the tasks of this module do not live on AWS; set backend='aws'")
+            from taskloom.aws.entry import entry  # only where it is used
+
+            self._lambda_entry = entry(
+                self._backend,
+                self._registry,
+                self.settings,
+                log_level=logging.getLevelNamesMapping()[self.settings.log_level],
+            )
+        return self._lambda_entry
+
+    @property
     def served(self) -> Served:
         """Which tasks a worker of this module takes."""
         return self._registry.served(None)
@@ -285,6 +313,8 @@ class TaskModule:
     def close(self) -> None:
         """Give back files and threads. Optional: nothing keeps a process alive, and the next use opens them again."""
         self.sync.close()
+        if self._lambda_entry is not None:
+            self._lambda_entry.close()
         self._backend.close()
 
     async def aclose(self) -> None:
@@ -329,6 +359,14 @@ class _FanOutDecorator:
 
 
 def _backend(settings: Settings, clock: Clock, ids: Ids) -> Backend:
+    if settings.backend == "aws":
+        try:
+            from taskloom.aws.backend import aws_backend  # only where it is used
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
+                raise
+            raise MissingExtra("the AWS backend", "aws") from error
+        return aws_backend(settings, clock, ids)
     from taskloom.embedded.backend import embedded_backend  # only where it is used
 
     return embedded_backend(Path(settings.database).absolute(), settings.synchronous, clock, ids)

@@ -12,7 +12,7 @@ from taskloom.policy import MAX_SECONDS, Retry, number
 
 PREFIX: Final = "TASKLOOM_"
 
-BackendName = Literal["embedded"]
+BackendName = Literal["embedded", "aws"]
 Synchronous = Literal["FULL", "NORMAL"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -67,6 +67,21 @@ class Settings:
     """For task types without a policy of their own; None: the first exception is final."""
     log_level: LogLevel = field(default_factory=_environment("log_level", "INFO"))
     """Which lines that handlers log are kept with their task: those of this level and above."""
+
+    table_name: str | None = field(default_factory=_environment("table_name", None))
+    """AWS: the DynamoDB table of tasks."""
+    task_queue_url: str | None = field(default_factory=_environment("task_queue_url", None))
+    """AWS: the SQS queue whose messages a Lambda function takes."""
+    worker_queue_url: str | None = field(default_factory=_environment("worker_queue_url", None))
+    """AWS: the SQS queue that `taskloom worker` polls; needed for task types with runs_on="worker"."""
+    state_machine_arn: str | None = field(default_factory=_environment("state_machine_arn", None))
+    """AWS: the Step Functions state machine that runs fan-outs."""
+    payload_bucket: str | None = field(default_factory=_environment("payload_bucket", None))
+    """AWS: the S3 bucket for inputs and results that are too large for the table."""
+    topic_arn: str | None = field(default_factory=_environment("topic_arn", None))
+    """AWS: the SNS topic to which the ends of tasks are published; None: they are not."""
+    alarm_topic_arn: str | None = field(default_factory=_environment("alarm_topic_arn", None))
+    """AWS: the SNS topic to which failures of fan-outs are published; None: they are not."""
 
     def __post_init__(self) -> None:
         _one_of(self.backend, "backend", get_args(BackendName))

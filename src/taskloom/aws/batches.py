@@ -6,9 +6,7 @@ from typing import TypeVar
 ItemT = TypeVar("ItemT")
 
 
-def batches(
-    items: Sequence[ItemT], size: Callable[[ItemT], int], count: int, total: int
-) -> Iterator[list[ItemT]]:
+def batches(items: Sequence[ItemT], size: Callable[[ItemT], int], count: int, total: int) -> Iterator[list[ItemT]]:
     """*items* in their order, at most *count* together and *total* by *size*; one that is larger goes alone."""
     batch: list[ItemT] = []
     filled = 0

@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -110,8 +111,7 @@ class S3PayloadStore:
         entries = await self._read(place, range(first, first + (len(indexes) + 1) * WIDTH))
         starts = struct.unpack(f">{len(indexes) + 1}Q", entries)
         lines = await self._read(place, range(starts[0], starts[-1]))
-        ends = zip(starts, starts[1:], strict=False)
-        return [EncodedJson(lines[a - starts[0] : b - starts[0] - 1].decode()) for a, b in ends]
+        return [EncodedJson(lines[a - starts[0] : b - starts[0] - 1].decode()) for a, b in pairwise(starts)]
 
     async def _read(self, place: _Place, bytes_: range | None) -> bytes:
         asked: dict[str, Any] = {"Bucket": place.bucket, "Key": place.key}

@@ -7,18 +7,18 @@ wait no longer (source: Amazon SQS developer guide, "Amazon SQS fair queues").
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from taskloom.aws.batches import batches
 from taskloom.aws.clients import Clients
 from taskloom.aws.refusals import refusal
-from taskloom.errors import InvalidInput, StoreBusy, StoreError
+from taskloom.errors import StoreBusy, StoreError
 from taskloom.events import shapes
 from taskloom.lifecycle import Standing
-from taskloom.model import Kind, TaskKey
+from taskloom.model import Kind
 from taskloom.ports import Clock, Delivery, MessageKind, Pause, PauseScope, Receipt, Served
-from taskloom.record import PK, SK
 
 SERVICE: Final = "sqs"
 BATCH_MESSAGES: Final = 10
@@ -39,7 +39,17 @@ PAUSED_FOR: Final = timedelta(seconds=30)
 _STALE: Final = frozenset({"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight"})
 """Of a receipt: the message was deleted, delivered again, or has been held for the longest time there is."""
 
+TASK_DISPATCH: Final = "task-dispatch"
+"""`action` of a message that tells a worker to dispatch a stream record once more."""
+
 Pauses = Callable[[], Awaitable[Sequence[Pause]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A stream record to be dispatched once more, by whoever receives it."""
+
+    record: Mapping[str, Any]
 
 
 class SqsSender:
@@ -49,21 +59,17 @@ class SqsSender:
         self._clients = clients
         self._queue_url = queue_url
 
-    async def send(self, records: Sequence[Mapping[str, Any]]) -> list[bool]:
+    async def send(self, records: "Sequence[Mapping[str, Any] | Again]") -> list[bool]:
         """Send the message of each of these stream *records*; for each whether it was sent. At least once each."""
         entries = [entry_of(number, record) for number, record in enumerate(records)]
         sent = [False] * len(records)
-        calls = [
-            self._send(batch, sent) for batch in batches(entries, _entry_bytes, BATCH_MESSAGES, MESSAGE_BYTES)
-        ]
+        calls = [self._send(batch, sent) for batch in batches(entries, _entry_bytes, BATCH_MESSAGES, MESSAGE_BYTES)]
         await asyncio.gather(*calls)
         return sent
 
     async def _send(self, batch: list[dict[str, Any]], sent: list[bool]) -> None:
         try:
-            answer = await self._clients.call(
-                SERVICE, "send_message_batch", QueueUrl=self._queue_url, Entries=batch
-            )
+            answer = await self._clients.call(SERVICE, "send_message_batch", QueueUrl=self._queue_url, Entries=batch)
         except StoreError as error:
             if not error.retryable:
                 raise
@@ -78,7 +84,9 @@ class SqsQueue:
     Receives in no promised order, whatever the priority; what a worker does not serve, and what is paused, goes back.
     """
 
-    def __init__(self, clients: Clients, queue_url: str, clock: Clock, pauses: Pauses, *, wait: int = LONG_POLL) -> None:
+    def __init__(
+        self, clients: Clients, queue_url: str, clock: Clock, pauses: Pauses, *, wait: int = LONG_POLL
+    ) -> None:
         self._clients = clients
         self._queue_url = queue_url
         self._clock = clock
@@ -176,32 +184,35 @@ async def wait_for(clients: Clients, queue_url: str, handle: str, seconds: int) 
             raise
 
 
-def entry_of(number: int, record: Mapping[str, Any]) -> dict[str, Any]:
+def entry_of(number: int, record: "Mapping[str, Any] | Again") -> dict[str, Any]:
     """The message of the stream *record*, as an entry of SendMessageBatch.
 
     One whose item is too large for a message goes without it: whoever receives it looks it up.
     """
-    body = _text(shapes.task_message(record))
+    action = shapes.TASK_EXECUTE
+    if isinstance(record, Again):
+        record, action = record.record, TASK_DISPATCH
+    body = _text({**shapes.task_message(record), "action": action})
     if len(body.encode()) > MESSAGE_BYTES - 1024:
         change = {name: value for name, value in record["dynamodb"].items() if name != "NewImage"}
-        body = _text(shapes.task_message({**record, "dynamodb": change}))
-    keys = record["dynamodb"]["Keys"]
+        body = _text({**shapes.task_message({**record, "dynamodb": change}), "action": action})
     return {
         "Id": str(number),
         "MessageBody": body,
-        "MessageAttributes": {"action": {"DataType": "String", "StringValue": shapes.TASK_EXECUTE}},
-        "MessageGroupId": TaskKey(keys[PK]["S"], keys[SK]["S"]).tenant_code,
+        "MessageAttributes": {"action": {"DataType": "String", "StringValue": action}},
+        "MessageGroupId": shapes.key_of(record).tenant_code,
     }
 
 
 def delivery_of(body: str, *, message_id: str, handle: str, received: int) -> Delivery:
     """A received task message. Raises: InvalidInput when it is none."""
     message = shapes.body_of({"body": body})
-    keys = shapes.member(shapes.member(message, "dynamodb"), "Keys")
-    try:
-        key = TaskKey(keys[PK]["S"], keys[SK]["S"])
-    except (KeyError, TypeError) as error:
-        raise InvalidInput("record.dynamodb.Keys", f"has no pk and sk: {error!r}", "send it as Taskloom does") from error
+    return delivery_from(message, message_id=message_id, handle=handle, received=received)
+
+
+def delivery_from(message: Mapping[str, Any], *, message_id: str, handle: str, received: int) -> Delivery:
+    """The same of its body. Raises: InvalidInput."""
+    key = shapes.key_of(message)
     parts = key.parts
     return Delivery(
         receipt=Receipt(id=handle, count=received),
@@ -242,3 +253,10 @@ def _entry_bytes(entry: Mapping[str, Any]) -> int:
 
 def _text(message: Mapping[str, Any]) -> str:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+async def has_backlog(clients: Clients, queue_url: str) -> bool:
+    """Whether messages wait in the queue; as well as SQS can tell."""
+    name = "ApproximateNumberOfMessages"
+    answer = await clients.call(SERVICE, "get_queue_attributes", QueueUrl=queue_url, AttributeNames=[name])
+    return int(answer["Attributes"][name]) > 0
