@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-aws chaos check bench format clean help
+.PHONY: demo test test-aws chaos check bench scale format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -41,6 +41,9 @@ check: $(READY)  ## Everything a reviewer would say by machine: format, lint, ty
 
 bench: $(BENCH_READY)  ## Run the benchmarks (ARGS are passed on)
 	@$(BIN)/python -m bench $(ARGS)
+
+scale: $(READY)  ## Simulate large fan-outs on AWS: time and cost (ARGS are passed on)
+	@$(BIN)/python -m bench.scale $(ARGS)
 
 format: $(READY)  ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix-only $(CODE)

@@ -100,5 +100,5 @@ def passes(record: Any, pattern: Any) -> bool:
     """Whether Lambda would hand a record over (source: Lambda developer guide, "Event filtering"): `exists` only."""
     if isinstance(pattern, list):
         (rule,) = pattern
-        return (record is not None) == rule["exists"]
+        return (record is not None) is bool(rule["exists"])
     return isinstance(record, dict) and all(passes(record.get(name), inner) for name, inner in pattern.items())

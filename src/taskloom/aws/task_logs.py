@@ -35,8 +35,13 @@ class DynamoTaskLogs:
 
     async def append(self, batches: Sequence[LogBatch]) -> None:
         """See `ports.TaskLogs`."""
+
+        def work() -> None:
+            for batch in batches:
+                self._append(batch)
+
         if batches:
-            await self._dynamo.clients.run(lambda: [self._append(batch) for batch in batches])
+            await self._dynamo.clients.run(work)
 
     def _append(self, batch: LogBatch) -> None:
         if batch.dropped:

@@ -1,0 +1,1 @@
+"""What the AWS engine costs, counted call by call."""
