@@ -24,6 +24,10 @@ class Feature(StrEnum):
     """A list shows every write that was answered before."""
     REPAIRS = "repairs"
     """What has lost its message is found, and nothing else."""
+    ORDER = "order"
+    """What was there first is given out first, within one tenant, type and priority."""
+    FORESIGHT = "foresight"
+    """When the next message is due."""
     FAIRNESS = "fairness"
     """Tenants and task types take turns."""
     PRIORITIES = "priorities"
@@ -46,6 +50,8 @@ _EMBEDDED_ALONE: Final[Mapping[str, Level]] = {"embedded": Level.EXACT, "aws": L
 LEVELS: Final[Mapping[Feature, Mapping[str, Level]]] = {
     Feature.LISTS: _EMBEDDED_ALONE,
     Feature.REPAIRS: _EMBEDDED_ALONE,
+    Feature.ORDER: _EMBEDDED_ALONE,
+    Feature.FORESIGHT: _EMBEDDED_ALONE,
     Feature.FAIRNESS: _EMBEDDED_ALONE,
     Feature.PRIORITIES: _EMBEDDED_ALONE,
     Feature.CAPS: _EMBEDDED_ALONE,

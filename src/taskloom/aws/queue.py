@@ -31,8 +31,6 @@ LONGEST_WAIT: Final = timedelta(minutes=15)
 """A message waits no longer than this. The table knows of longer waits, and sends another message then."""
 LONG_POLL: Final = 10
 """Seconds; at most 20 (source: API reference, ReceiveMessage, WaitTimeSeconds)."""
-NOT_MINE: Final = timedelta(seconds=5)
-"""How long a message is left to other workers that was received by one that does not serve it."""
 PAUSED_FOR: Final = timedelta(seconds=30)
 """How long a message waits whose type or tenant is paused, before somebody looks again."""
 
@@ -120,7 +118,7 @@ class SqsQueue:
                 received=int(message["Attributes"]["ApproximateReceiveCount"]),
             )
             if not _serves(served, delivery):
-                later.append((message["ReceiptHandle"], int(NOT_MINE.total_seconds())))
+                later.append((message["ReceiptHandle"], 0))  # for another worker
             elif is_paused(paused, delivery):
                 later.append((message["ReceiptHandle"], int(PAUSED_FOR.total_seconds())))
             else:
