@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from taskloom import TaskModule
 from taskloom.aws.clients import Clients
-from tests.aws.emulator import Emulator, running
+from tests.aws.emulator import REGION, Emulator, running
+from tests.aws.flow.pump import MakePump, Pump, pumped_stack
 from tests.aws.moving_clock import MovingClock
 from tests.aws.stack import Stack
 
@@ -41,3 +44,27 @@ def stack(moved_clients: Clients) -> Stack:
 
 def _path(factory: pytest.TempPathFactory) -> Path:
     return factory.getbasetemp() / "moved-clock"
+
+
+@pytest.fixture
+def make_pump(stack: Stack, moving_clock: MovingClock, moved: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePump]:
+    """Makes the module of an application, and what calls its functions. `wait_scale` of the emulator is 0."""
+    for name, value in (
+        ("AWS_ENDPOINT_URL", moved.endpoint),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+    ):
+        monkeypatch.setenv(name, value)
+    moved.post("/_ministack/config", b'{"stepfunctions._SFN_WAIT_SCALE": 0}')
+    calls, events = pumped_stack(stack)
+    modules: list[TaskModule] = []
+
+    def make(**arguments: Any) -> Pump:
+        module = TaskModule.register(settings=stack.settings, clock=moving_clock, **arguments)
+        modules.append(module)
+        return Pump(stack, module, moving_clock, calls, events)
+
+    yield make
+    for module in modules:
+        module.close()
