@@ -40,7 +40,9 @@ class Stack:
         self.dead_queue_url = self.queue("task-dead-letter-queue")
         redrive = {"deadLetterTargetArn": self.arn_of(self.dead_queue_url), "maxReceiveCount": 100}
         bucket = f"{self.name}-payloads"
-        self.send("s3", "create_bucket", Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        self.send(
+            "s3", "create_bucket", Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
         topic = self.send("sns", "create_topic", Name=f"{self.name}-status")["TopicArn"]
         self.notification_queue_url = self.queue("notification-queue")
         self.send(
@@ -89,17 +91,18 @@ class TableStream:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._iterator: str | None = None
+        self._last: str | None = None
+        """The sequence number of the last record."""
 
     def records(self) -> list[dict[str, Any]]:
         """Those that were written since the call before."""
         found: list[dict[str, Any]] = []
-        while True:
-            answer = self._send("get_records", ShardIterator=self._iterator or self._begin())
-            self._iterator = answer["NextShardIterator"]
-            found += [self._record(record) for record in answer["Records"] if passes(record, STREAM_FILTER)]
-            if not answer["Records"]:
-                return found
+        iterator = self._begin()
+        while records := (answer := self._send("get_records", ShardIterator=iterator))["Records"]:
+            iterator = answer["NextShardIterator"]
+            self._last = records[-1]["dynamodb"]["SequenceNumber"]
+            found += [self._record(record) for record in records if passes(record, STREAM_FILTER)]
+        return found
 
     def _record(self, record: Mapping[str, Any]) -> dict[str, Any]:
         change = record["dynamodb"]
@@ -113,9 +116,11 @@ class TableStream:
     def _begin(self) -> str:
         arn = self._stack.stream_arn
         (shard,) = self._send("describe_stream", StreamArn=arn)["StreamDescription"]["Shards"]
-        answer = self._send(
-            "get_shard_iterator", StreamArn=arn, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
-        )
+        place: dict[str, str] = {"ShardIteratorType": "TRIM_HORIZON"}
+        if self._last is not None:
+            place = {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": self._last}
+        # A new one each time: they expire, and the tests move the clock.
+        answer = self._send("get_shard_iterator", StreamArn=arn, ShardId=shard["ShardId"], **place)
         return str(answer["ShardIterator"])
 
     def _send(self, operation: str, **parameters: Any) -> Any:

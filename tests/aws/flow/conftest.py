@@ -1,5 +1,6 @@
 """An emulator whose clock the tests move, and a stack for each test."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,19 @@ def stack(moved_clients: Clients) -> Stack:
     return Stack(moved_clients)
 
 
+def wait_scale(emulator: Emulator, scale: float) -> None:
+    """How long the waits of executions take, as a part of what they should."""
+    emulator.post("/_ministack/config", json.dumps({"stepfunctions._SFN_WAIT_SCALE": scale}).encode())
+
+
 def _path(factory: pytest.TempPathFactory) -> Path:
     return factory.getbasetemp() / "moved-clock"
 
 
 @pytest.fixture
-def make_pump(stack: Stack, moving_clock: MovingClock, moved: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePump]:
+def make_pump(
+    stack: Stack, moving_clock: MovingClock, moved: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakePump]:
     """Makes the module of an application, and what calls its functions. `wait_scale` of the emulator is 0."""
     for name, value in (
         ("AWS_ENDPOINT_URL", moved.endpoint),
@@ -56,7 +64,7 @@ def make_pump(stack: Stack, moving_clock: MovingClock, moved: Emulator, monkeypa
         ("AWS_SECRET_ACCESS_KEY", "test"),
     ):
         monkeypatch.setenv(name, value)
-    moved.post("/_ministack/config", b'{"stepfunctions._SFN_WAIT_SCALE": 0}')
+    wait_scale(moved, 0)
     calls, events = pumped_stack(stack)
     modules: list[TaskModule] = []
 

@@ -6,9 +6,11 @@ everything else of its definition is the package's.
 """
 
 import json
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from taskloom import TaskModule
@@ -57,6 +59,10 @@ class Pump:
         self.before: Callable[[Any], None] = lambda event: None
         """Called before each invocation; may raise, and the invocation fails."""
         self.timeout = TIMEOUT
+        self.mortal = False
+        """Whether each invocation has a process of its own, which may die."""
+        self.waits_pass = True
+        """Whether the time of the state machine's waits passes at once."""
 
     def settle(self) -> None:
         """Until nothing is on its way any more that is due now."""
@@ -80,15 +86,39 @@ class Pump:
             self._numbers += 1
             try:
                 self.before(event)
-                answer = self.module.lambda_handler(
-                    json.loads(json.dumps(event)), Context(self._clock, self._numbers, self.timeout)
-                )
-                answer = json.loads(json.dumps(answer))  # as it goes over the wire
+                context = Context(self._clock, self._numbers, self.timeout)
+                call = self._in_a_process_of_its_own if self.mortal else self._here
+                answer = call(json.loads(json.dumps(event)), context)
             except BaseException as error:
                 self.events.append((event, error))
                 raise
             self.events.append((event, answer))
         return answer
+
+    def _here(self, event: Any, context: Context) -> Any:
+        return json.loads(json.dumps(self.module.lambda_handler(event, context)))  # as it goes over the wire
+
+    def _in_a_process_of_its_own(self, event: Any, context: Context) -> Any:
+        """The same in a process that may end with `os._exit`."""
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of the parent do not live on in it
+            child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.close(read)
+                os.write(write, json.dumps(self._here(event, context)).encode())
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise Crash(f"the process ended with {os.waitstatus_to_exitcode(status)}")
+        return json.loads(text)
 
     def _records(self) -> bool:
         """A batch of the stream: what fails is delivered again, and what is behind it."""
@@ -135,9 +165,7 @@ class Pump:
         if message is None:
             return False
         call = json.loads(message["Body"])
-        self._stack.send(
-            "sqs", "delete_message", QueueUrl=self._urls["calls"], ReceiptHandle=message["ReceiptHandle"]
-        )
+        self._stack.send("sqs", "delete_message", QueueUrl=self._urls["calls"], ReceiptHandle=message["ReceiptHandle"])
         try:
             answer = self.invoke(call["Payload"])
         except (Crash, Exception) as error:
@@ -152,7 +180,7 @@ class Pump:
     def _wait(self, answer: Any) -> None:
         """The emulator's waits take no time, so the time of this one passes here."""
         until = answer.get("until") if isinstance(answer, Mapping) else None
-        if until is not None and parse_time(until) > self._clock.now():
+        if self.waits_pass and until is not None and parse_time(until) > self._clock.now():
             self._clock.advance((parse_time(until) - self._clock.now()).total_seconds())
 
     def _broken_off(self) -> bool:
@@ -160,9 +188,7 @@ class Pump:
         if message is None:
             return False
         self.invoke(json.loads(message["Body"]))
-        self._stack.send(
-            "sqs", "delete_message", QueueUrl=self._urls["events"], ReceiptHandle=message["ReceiptHandle"]
-        )
+        self._stack.send("sqs", "delete_message", QueueUrl=self._urls["events"], ReceiptHandle=message["ReceiptHandle"])
         return True
 
     def _runs(self) -> bool:
@@ -259,8 +285,3 @@ def notices(stack: Stack) -> Iterator[Callable[[], list[dict[str, Any]]]]:
         return found
 
     yield look
-
-
-def seconds_until(clock: MovingClock, at: datetime) -> float:
-    """How long it is until then."""
-    return max(0.0, (at - clock.now()).total_seconds())

@@ -8,10 +8,11 @@ import mmap
 import os
 import struct
 import time
+from pathlib import Path
 
-_real_time = time.time
+_real_time = time.time  # noqa: TID251 - it is the machine's clock that is moved
 
-with open(os.environ["MOVED_CLOCK"], "r+b") as _file:
+with Path(os.environ["MOVED_CLOCK"]).open("r+b") as _file:
     _shared = mmap.mmap(_file.fileno(), 8)
 
 
@@ -30,5 +31,5 @@ class _Moved(datetime.datetime):
         return cls.fromtimestamp(_moved_time(), datetime.UTC).replace(tzinfo=None)
 
 
-time.time = _moved_time
+time.time = _moved_time  # noqa: TID251
 datetime.datetime = _Moved  # type: ignore[misc]
