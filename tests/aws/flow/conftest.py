@@ -1,6 +1,5 @@
 """An emulator whose clock the tests move, and a stack for each test."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from taskloom import TaskModule
 from taskloom.aws.clients import Clients
 from tests.aws.emulator import REGION, Emulator, running
-from tests.aws.flow.pump import MakePump, Pump, pumped_stack
+from tests.aws.flow.pump import MakePump, Pump, pumped_stack, wait_scale
 from tests.aws.moving_clock import MovingClock
 from tests.aws.stack import Stack
 
@@ -41,11 +40,6 @@ def moved_clients(moved: Emulator) -> Iterator[Clients]:
 def stack(moved_clients: Clients) -> Stack:
     """A stack of the test's own."""
     return Stack(moved_clients)
-
-
-def wait_scale(emulator: Emulator, scale: float) -> None:
-    """How long the waits of executions take, as a part of what they should."""
-    emulator.post("/_ministack/config", json.dumps({"stepfunctions._SFN_WAIT_SCALE": scale}).encode())
 
 
 def _path(factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from taskloom import TaskModule
 from taskloom.aws.state_machine import definition
 from taskloom.record import parse_time
+from tests.aws.emulator import Emulator
 from tests.aws.moving_clock import MovingClock
 from tests.aws.stack import FUNCTION, Stack, TableStream
 
@@ -252,6 +253,11 @@ def queued(machine: str, queue_url: str) -> str:
         return {name: replaced(value) for name, value in node.items()}
 
     return json.dumps(replaced(json.loads(machine)))
+
+
+def wait_scale(emulator: Emulator, scale: float) -> None:
+    """How long the waits of executions take, as a part of what they should."""
+    emulator.post("/_ministack/config", json.dumps({"stepfunctions._SFN_WAIT_SCALE": scale}).encode())
 
 
 def pumped_stack(stack: Stack) -> tuple[str, str]:

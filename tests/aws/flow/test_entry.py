@@ -95,7 +95,7 @@ def test_a_handler_that_outlives_its_function_goes_on_where_it_saved(make_pump: 
 
     @pump.module.task("cat")
     async def cat(event: TaskQueueEvent) -> Any:
-        done = event.state or 0
+        done: Any = event.state or 0
         while done < 3:
             done += 1
             await event.checkpoint(done)
@@ -126,7 +126,6 @@ def test_a_handler_that_needs_more_than_its_function_has_fails(make_pump: MakePu
     done = service.get_task(task.key)
     assert done.error is not None
     assert (done.status, done.error.type) == (TaskStatus.FAILED, "TimeoutError")
-    assert "runs_on" not in done.error.message
     assert "checkpoint" in done.error.message
 
 
@@ -233,7 +232,7 @@ def test_a_factory_that_fails_for_good_makes_a_dead_letter(make_pump: MakePump, 
     assert done.error is not None
     assert done.status is TaskStatus.FAILED
     assert "not now" in done.error.message
-    (letter,) = asyncio.run(pump.module.task_service.queues.dead_letters()).items
+    (letter,) = asyncio.run(pump.module.task_service.queues.dead_letters())
     assert (letter.key, letter.failures) == (task.key, MAX_FAILURES)
 
 

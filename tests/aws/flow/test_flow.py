@@ -6,7 +6,6 @@ import pytest
 
 from taskloom import Retry, StepFunctionTaskEvent, TaskQueueEvent, TaskStatus
 from tests.aws.flow.pump import MakePump, notices
-from tests.aws.flow.pump import notices
 from tests.aws.stack import Stack
 
 
