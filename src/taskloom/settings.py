@@ -88,11 +88,31 @@ class Settings:
         _one_of(self.synchronous, "synchronous", get_args(Synchronous))
         _one_of(self.log_level, "log_level", get_args(LogLevel))
         _file(self.database)
+        for name in _AWS_NAMES:
+            _name(getattr(self, name), name)
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
         number(self.idempotency_ttl, "idempotency_ttl", low=0.001, high=MAX_SECONDS)
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise InvalidType("retry", f"{self.retry!r} is no Retry", "give taskloom.Retry(...) or None")
+
+
+_AWS_NAMES: Final = (
+    "table_name",
+    "task_queue_url",
+    "worker_queue_url",
+    "state_machine_arn",
+    "payload_bucket",
+    "topic_arn",
+    "alarm_topic_arn",
+)
+
+
+def _name(value: object, field: str) -> None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidType(field, f"{value!r} is no string", "give it as AWS writes it, or None")
+    if value == "":
+        raise InvalidInput(field, "is empty", "give it as AWS writes it, or None")
 
 
 def _file(database: object) -> None:

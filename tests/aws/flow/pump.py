@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from taskloom import TaskModule
 from taskloom.aws.state_machine import definition
+from taskloom.errors import StoreError
 from taskloom.record import parse_time
 from tests.aws.emulator import Emulator
 from tests.aws.moving_clock import MovingClock
@@ -129,7 +130,7 @@ class Pump:
             return False
         try:
             answer = self.invoke({"Records": records})
-        except Crash:
+        except (Crash, StoreError):
             self._pending = records
             return True
         failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
@@ -145,7 +146,7 @@ class Pump:
         event = {"Records": [self._sqs_record(message, url)]}
         try:
             failed = self.invoke(event)["batchItemFailures"]
-        except Crash:
+        except (Crash, StoreError):
             return True  # the message comes again when its visibility ends
         if not failed:
             self._stack.send("sqs", "delete_message", QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
@@ -188,7 +189,10 @@ class Pump:
         message = self._receive(self._urls["events"], 90)
         if message is None:
             return False
-        self.invoke(json.loads(message["Body"]))
+        try:
+            self.invoke(json.loads(message["Body"]))
+        except (Crash, StoreError):
+            return True
         self._stack.send("sqs", "delete_message", QueueUrl=self._urls["events"], ReceiptHandle=message["ReceiptHandle"])
         return True
 
