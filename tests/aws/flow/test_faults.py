@@ -22,7 +22,7 @@ from tests.aws.stack import Stack
 
 
 class Unreliable(Clients):
-    """Clients whose call number *fail_at* fails; *dies* then ends the whole invocation, too."""
+    """Clients whose call number *fail_at* fails; with *dies* the process dies there, and does nothing any more."""
 
     def __init__(self, real: Clients) -> None:
         super().__init__()
@@ -32,17 +32,21 @@ class Unreliable(Clients):
         self.fail_at: int | None = None
         self.effect_first = True
         self.dies = False
+        self.is_dead = False
 
     async def run(self, work: Callable[[], Any]) -> Any:
         return await self._real.run(work)
 
     def send(self, service: str, operation: str, **parameters: Any) -> Any:
+        if self.is_dead:
+            raise Crash
         self.made = number = next(self._calls)
         if number != self.fail_at:
             return self._real.send(service, operation, **parameters)
         if self.effect_first:
             self._real.send(service, operation, **parameters)
         if self.dies:
+            self.is_dead = True
             raise Crash
         raise StoreBusy("AWS did not answer")
 
@@ -63,9 +67,14 @@ class Story:
         registry = Registry(default_policy=TypePolicy())
         self.module = TaskModule(settings, backend, registry)
         self.pump = Pump(stack, self.module, clock, calls, events)
+        self.pump.before = self._begin
         self.ran: list[object] = []
         self.module.task("cat")(self._cat)
         self.module.step_function_task("dogs", chunk_size=2)(self._dog)
+
+    def _begin(self, event: object) -> None:
+        """An invocation begins, if need be in a new process."""
+        self.clients.is_dead = False
 
     async def _cat(self, event: TaskQueueEvent) -> str:
         self.ran.append("cat")
@@ -79,13 +88,15 @@ class Story:
         """Create and run; the keys of what was created."""
         service = self.module.sync.task_service
         keys = []
-        for create in (
+        creations: list[Callable[[], TaskEntity[Any]]] = [
             lambda: service.create_task(tenant_code="mbc", task_type="cat", input="y" * 5000),
             lambda: service.create_step_function_task(tenant_code="mbc", task_type="dogs", input=range(3)),
-        ):
+        ]
+        for create in creations:
             try:
-                task: TaskEntity[Any] = create()
-            except StoreError:  # the caller knows, and tries again; what there is by now is done all the same
+                task = create()
+            except (StoreError, Crash):  # somebody tries again; what there is by now is done all the same
+                self._begin(None)
                 task = create()
             keys.append(task.key)
         self.pump.settle()
@@ -95,7 +106,7 @@ class Story:
         """Let the time pass that mends everything."""
         for _ in range(4):
             self.clock.advance(timedelta(minutes=11).total_seconds())
-            with suppress(StoreError):  # the schedule sends it again in a minute
+            with suppress(StoreError, Crash):  # the schedule sends it again in a minute
                 self.pump.schedule()
             self.pump.settle()
 
@@ -136,17 +147,18 @@ def test_without_a_fault_each_handler_runs_once(make_story: Callable[[], Story])
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dies", [False, True])
 @pytest.mark.parametrize("effect_first", [False, True])
-def test_each_call_may_fail(make_story: Callable[[], Story], effect_first: bool) -> None:
+def test_each_call_may_fail(make_story: Callable[[], Story], effect_first: bool, dies: bool) -> None:
     points = 0
     for number in itertools.count(1):
         story = make_story()
-        story.clients.fail_at, story.clients.effect_first = number, effect_first
+        story.clients.fail_at, story.clients.effect_first, story.clients.dies = number, effect_first, dies
         keys = story.tell()
         if story.clients.made < number:
             break
         story.recover()
         story.check(keys)
         points += 1
-    print(f"{points} calls failed {'after' if effect_first else 'before'} their effect")
+    print(f"{points} calls {'died' if dies else 'failed'} {'after' if effect_first else 'before'} their effect")
     assert points > 20
