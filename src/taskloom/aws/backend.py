@@ -69,7 +69,7 @@ def aws_backend(
         ids=ids,
         store=DynamoTaskStore(dynamo, ends, lambda: has_backlog(clients, task_queue_url)),
         stream=PushedStream(),
-        queue=SqsQueue(clients, settings.worker_queue_url or "", clock, admin.pauses, wait=poll),
+        queue=SqsQueue(clients, settings.worker_queue_url, clock, admin.pauses, wait=poll),
         machine=StepFunctionsStateMachine(clients, machine_arn, _promised(dynamo)),
         payloads=S3PayloadStore(clients, settings.payload_bucket or ""),
         logs=DynamoTaskLogs(dynamo),

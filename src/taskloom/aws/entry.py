@@ -15,7 +15,7 @@ from taskloom.aws.backend import AwsBackend
 from taskloom.aws.dispatching import Dispatching
 from taskloom.aws.invocation import Invocation, Pauses
 from taskloom.aws.notifier import SnsPublisher
-from taskloom.aws.queue import LONGEST_WAIT, PAUSED_FOR, TASK_DISPATCH, SqsSender, delivery_from, wait_for
+from taskloom.aws.queue import LONGEST_WAIT, PAUSED_FOR, TASK_DISPATCH, SqsSender, delivery_from, serves, wait_for
 from taskloom.aws.statuses import alarm_message, status_message
 from taskloom.aws.telemetry import Telemetry, facts
 from taskloom.errors import InvalidInput, StoreError, WiringError
@@ -33,6 +33,8 @@ from taskloom.values import Json
 
 DEAD_LETTERS: Final = "dead-letter-queue"
 """How the names of dead-letter queues end."""
+NOT_SERVED_FOR: Final = timedelta(minutes=1)
+"""How long a message waits for a function with a handler: one that creates tasks may be deployed before it."""
 BROKEN_OFF: Final = frozenset({"FAILED", "TIMED_OUT", "ABORTED"})
 RECONCILE: Final = "reconcile"
 
@@ -159,6 +161,9 @@ class LambdaEntry:
         delivery = delivery_from(body, message_id=record["messageId"], handle=handle, received=received)
         if _is_dead(record):
             return await self._bury(record, delivery, invocation)
+        if not serves(self._registry.served(None), delivery):
+            log.warning("no handler here takes the task; its message waits for one", extra={"task": delivery.key.id})
+            return await self._later(record, invocation, self._backend.clock.now() + NOT_SERVED_FOR)
         if await self._pauses.hold(delivery):
             return await self._later(record, invocation, self._backend.clock.now() + PAUSED_FOR)
         if body["action"] == TASK_DISPATCH:
@@ -201,6 +206,8 @@ class LambdaEntry:
     async def _bury(self, record: Mapping[str, Any], delivery: Delivery, invocation: Invocation) -> bool:
         """The message was delivered too often: nobody will ever run its task."""
         why = "its message was delivered too often without being done with"
+        if not serves(self._registry.served(None), delivery):
+            why = f"for too long no function has had a handler for the task type {delivery.task_type!r}"
         task = await self._backend.store.get(delivery.key)
         if task is None or task.is_terminal:
             return True

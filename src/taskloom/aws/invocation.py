@@ -36,6 +36,16 @@ MAX_LANES: Final = 1000
 log = logging.getLogger(__name__)
 
 
+class _LateHeart(Heart):
+    """Begins to beat with the first attempt: many invocations have none."""
+
+    def watch(self, attempt: Attempt) -> None:
+        """See `Heart`."""
+        super().watch(attempt)
+        if not self.beats:
+            self.start()
+
+
 class Invocation:
     """Runs tasks until the function's time is over; for one event loop, within `async with`.
 
@@ -61,7 +71,7 @@ class Invocation:
         self._needs = timedelta()
         self._began = False
         self._spawned: set[asyncio.Task[None]] = set()
-        self._heart = Heart(backend, None, _claim_lost, self._facts, look=LOOK_EVERY)
+        self._heart = _LateHeart(backend, None, _claim_lost, self._facts, look=LOOK_EVERY)
         self._logs = LogWriter(backend, self._spawn)
         self.attempts = Attempts(
             backend, registry, self._heart, threads, self._logs, self.by, log_level, self._allotment
@@ -83,7 +93,6 @@ class Invocation:
         self.deadlines = Deadlines(backend, self.by)
 
     async def __aenter__(self) -> "Invocation":
-        self._heart.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -91,7 +100,8 @@ class Invocation:
         self._logs.write()
         while self._spawned:
             await asyncio.wait(self._spawned)
-        await asyncio.get_running_loop().run_in_executor(None, self._heart.stop)
+        if self._heart.beats:
+            await asyncio.get_running_loop().run_in_executor(None, self._heart.stop)
 
     async def run(self, delivery: Delivery) -> tuple[datetime | None, Change | None]:
         """Run the single task of a message; when the message is to come again, if at all, and how the attempt ended.

@@ -14,7 +14,7 @@ from typing import Any, Final
 from taskloom.aws.batches import batches
 from taskloom.aws.clients import Clients
 from taskloom.aws.refusals import refusal
-from taskloom.errors import StoreBusy, StoreError
+from taskloom.errors import InvalidInput, StoreBusy, StoreError
 from taskloom.events import shapes
 from taskloom.lifecycle import Standing
 from taskloom.model import Kind
@@ -83,7 +83,7 @@ class SqsQueue:
     """
 
     def __init__(
-        self, clients: Clients, queue_url: str, clock: Clock, pauses: Pauses, *, wait: int = LONG_POLL
+        self, clients: Clients, queue_url: str | None, clock: Clock, pauses: Pauses, *, wait: int = LONG_POLL
     ) -> None:
         self._clients = clients
         self._queue_url = queue_url
@@ -93,6 +93,12 @@ class SqsQueue:
 
     async def receive(self, served: Served, limit: int, *, visible_at: datetime) -> Sequence[Delivery]:
         """See `ports.Queue`."""
+        if self._queue_url is None:
+            raise InvalidInput(
+                "worker_queue_url",
+                "is missing, and a worker polls that queue",
+                "give Settings(worker_queue_url=…) or TASKLOOM_WORKER_QUEUE_URL",
+            )
         if served.tasks == served.fan_outs == frozenset():
             return []
         answer = await self._clients.call(
@@ -117,7 +123,7 @@ class SqsQueue:
                 handle=message["ReceiptHandle"],
                 received=int(message["Attributes"]["ApproximateReceiveCount"]),
             )
-            if not _serves(served, delivery):
+            if not serves(served, delivery):
                 later.append((message["ReceiptHandle"], 0))  # for another worker
             elif is_paused(paused, delivery):
                 later.append((message["ReceiptHandle"], int(PAUSED_FOR.total_seconds())))
@@ -239,7 +245,8 @@ def is_paused(paused: set[tuple[PauseScope, str]], delivery: Delivery) -> bool:
     return (PauseScope.TASK_TYPE, delivery.task_type) in paused or (PauseScope.TENANT, tenant) in paused
 
 
-def _serves(served: Served, delivery: Delivery) -> bool:
+def serves(served: Served, delivery: Delivery) -> bool:
+    """Whether the task of this message is among what is *served*."""
     types = served.tasks if delivery.task_kind is Kind.TASK else served.fan_outs
     return types is None or delivery.task_type in types
 

@@ -71,6 +71,11 @@ class Heart:
         """Begin to beat."""
         self._beating = self._thread.submit(self._beat())
 
+    @property
+    def beats(self) -> bool:
+        """Whether it has begun."""
+        return self._beating is not None
+
     def stop(self) -> None:
         """End; what is left of progress is written with the end of its attempt."""
         self._stopped = True

@@ -63,7 +63,7 @@ def make_pump(
     modules: list[TaskModule] = []
 
     def make(**arguments: Any) -> Pump:
-        module = TaskModule.register(settings=stack.settings, clock=moving_clock, **arguments)
+        module = TaskModule.register(**{"settings": stack.settings, "clock": moving_clock, **arguments})
         modules.append(module)
         return Pump(stack, module, moving_clock, calls, events)
 

@@ -3,17 +3,21 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskloom import EventFactoryAddedTask, StepFunctionTaskEvent, TaskQueueEvent, TaskStatus
+from taskloom import EventFactoryAddedTask, Settings, StepFunctionTaskEvent, TaskQueueEvent, TaskStatus
+from taskloom.aws.backend import NEEDED
 from taskloom.errors import InvalidInput
 from taskloom.execution.dispatch import MAX_FAILURES
 from tests.aws.flow.pump import Context, MakePump
 from tests.aws.moving_clock import MovingClock
 from tests.aws.stack import Stack
+from tests.cli.program import Program, run
 
 
 @pytest.mark.parametrize(
@@ -270,6 +274,74 @@ def test_a_worker_takes_what_is_marked_for_it(make_pump: MakePump) -> None:
     done = service.get_task(task.key)
     assert (done.status, done.result) == (TaskStatus.COMPLETED, "in a worker")
     assert "lambda" not in (done.history[-1].by or "")
+
+
+def test_a_task_without_a_handler_waits_for_one(make_pump: MakePump, moving_clock: MovingClock) -> None:
+    """A function that has it may be deployed later."""
+    pump = make_pump()
+    pump.module.task("cat")(_nothing)
+    service = pump.module.sync.task_service
+    tasks = [
+        service.create_task(tenant_code="mbc", task_type="dog"),
+        service.create_step_function_task(tenant_code="mbc", task_type="dog", input=[1]),
+    ]
+    pump.settle()
+    assert [service.get_task(task.key).status for task in tasks] == ["PENDING"] * 2
+
+    @pump.module.step_function_task("dog")
+    async def dogs(event: StepFunctionTaskEvent) -> None: ...
+
+    pump.module.task("dog")(_nothing)
+    moving_clock.advance(61)
+    pump.settle()
+    assert [service.get_task(task.key).status for task in tasks] == ["COMPLETED"] * 2
+
+
+def test_a_worker_without_its_queue_says_so(make_pump: MakePump, stack: Stack, moving_clock: MovingClock) -> None:
+    pump = make_pump(settings=replace(stack.settings, worker_queue_url=None))
+    pump.module.task("cat")(_nothing)
+
+    async def work() -> None:
+        async with pump.module.worker() as worker:
+            await worker.run()
+
+    with pytest.raises(InvalidInput, match="TASKLOOM_WORKER_QUEUE_URL"):
+        asyncio.run(work())
+
+
+def test_the_command_line_works_on_aws(make_pump: MakePump, stack: Stack, tmp_path: Path) -> None:
+    """With nothing but its environment: a worker of the application, and looking at tasks."""
+    pump = make_pump()
+
+    @pump.module.task("long", runs_on="worker")
+    async def long(event: TaskQueueEvent) -> None: ...
+
+    (tmp_path / "app.py").write_text(APPLICATION)
+    environment = {
+        f"TASKLOOM_{field.name.upper()}": str(getattr(stack.settings, field.name))
+        for field in fields(Settings)
+        if field.name in ("backend", *NEEDED, "worker_queue_url")
+    }
+    service = pump.module.sync.task_service
+    task = service.create_task(tenant_code="mbc", task_type="long")
+    pump.settle()
+    with Program(tmp_path, "worker", "app:module", environment=environment) as worker:
+        assert service.wait(task.key, timeout=60).result == "by the program"
+        worker.process.terminate()
+        assert worker.ended().code == 0
+    shown = run(tmp_path, "show", task.id, "--json", environment=environment)
+    assert json.loads(shown.out)["status"] == "COMPLETED"
+
+
+APPLICATION = """
+from taskloom import TaskModule
+
+module = TaskModule.register()
+
+@module.task("long", runs_on="worker")
+def long(event):
+    return "by the program"
+"""
 
 
 async def _nothing(event: TaskQueueEvent) -> None: ...
