@@ -170,7 +170,7 @@ class Pump:
         self._stack.send("sqs", "delete_message", QueueUrl=self._urls["calls"], ReceiptHandle=message["ReceiptHandle"])
         try:
             answer = self.invoke(call["Payload"])
-        except (Crash, Exception) as error:
+        except (Crash, Exception) as error:  # noqa: BLE001 - Step Functions is told of whatever it was
             name = "Lambda.Unknown" if isinstance(error, Crash) else type(error).__name__
             self._stack.send("stepfunctions", "send_task_failure", taskToken=call["TaskToken"], error=name, cause="")
             return True
