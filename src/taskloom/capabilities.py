@@ -39,6 +39,8 @@ class Feature(StrEnum):
     DEAD_LETTERS = "dead letters: list, show, redrive"
     PRIORITY = "`priority`"
     FAIRNESS = "tenants take turns"
+    ORDER = "within a tenant and type the oldest starts first"
+    FORESIGHT = "a worker knows when the next message is due"
     MAX_CONCURRENCY = "`max_concurrency` of a task type"
     MAX_CONCURRENCY_PER_TENANT = "`max_concurrency_per_tenant`"
     FAN_OUT_CONCURRENCY = "`max_concurrency` of a fan-out"
@@ -90,6 +92,8 @@ _EMBEDDED: Final = {
     Feature.DEAD_LETTERS: _exact("rows of the file"),
     Feature.PRIORITY: _exact("higher ones start first"),
     Feature.FAIRNESS: _exact("round after round of all tenants"),
+    Feature.ORDER: _exact("by the time at which they were due"),
+    Feature.FORESIGHT: _exact("so it sleeps until then"),
     Feature.MAX_CONCURRENCY: _exact("counted in the write that takes the message"),
     Feature.MAX_CONCURRENCY_PER_TENANT: _exact("counted in the write that takes the message"),
     Feature.FAN_OUT_CONCURRENCY: _exact("chunks at a time, times `chunk_concurrency`"),
@@ -121,6 +125,8 @@ _AWS: Final = {
     Feature.DEAD_LETTERS: _exact("rows of the table, fed by the dead-letter queue"),
     Feature.PRIORITY: _refused("SQS knows none: leave it out, or give urgent work a deployment of its own"),
     Feature.FAIRNESS: _best_effort("SQS fair queues, with the tenant code as the message group"),
+    Feature.ORDER: _best_effort("SQS standard queues keep about the order"),
+    Feature.FORESIGHT: _best_effort("long polling instead"),
     Feature.MAX_CONCURRENCY: _best_effort("a claim above the limit is given back, so a few more may run for a moment"),
     Feature.MAX_CONCURRENCY_PER_TENANT: _best_effort("as the limit of a task type"),
     Feature.FAN_OUT_CONCURRENCY: _exact("MaxConcurrency of the Map, times `chunk_concurrency`"),

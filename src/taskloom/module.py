@@ -7,13 +7,13 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, get_args, overload
 
 from taskloom import model
 from taskloom import providers as providers_
 from taskloom.capabilities import Feature, require
 from taskloom.clock import SystemClock
-from taskloom.errors import InvalidInput, InvalidType, WiringError
+from taskloom.errors import InvalidInput, InvalidType, MissingExtra, WiringError
 from taskloom.events.factory import (
     EventFactory,
     ITaskQueueEventFactory,
@@ -21,7 +21,7 @@ from taskloom.events.factory import (
     TransformsTask,
 )
 from taskloom.events.marks import is_event_factory
-from taskloom.events.registry import Definition, Registry, TypePolicy
+from taskloom.events.registry import Definition, Registry, RunsOn, TypePolicy
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
@@ -37,6 +37,7 @@ from taskloom.sync import SyncModule
 from taskloom.webhooks import STATUS_ACTION, Webhook, checked_filter, checked_url, listener_name
 
 if TYPE_CHECKING:
+    from taskloom.aws.entry import LambdaEntry
     from taskloom.notifications.delivery import WebhookDelivery
 
 ResultT = TypeVar("ResultT")
@@ -165,6 +166,7 @@ class TaskModule:
         for webhook in self._webhooks:
             listener = Listener(name=webhook.listener(), filter=webhook.filter())
             backend.notifier.announce(listener, backend.clock.now() + KEEP)
+        self._lambda_entry: LambdaEntry | None = None
 
     @classmethod
     def register(
@@ -236,15 +238,20 @@ class TaskModule:
         ttl: float | timedelta | None = None,
         max_concurrency: int | None = None,
         max_concurrency_per_tenant: int | None = None,
+        runs_on: RunsOn = "lambda",
     ) -> "_SingleDecorator":
         """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
 
         *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
         which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
         which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
-        *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. Raises: WiringError
-        when the type has a handler already, or the backend refuses what is asked for; InvalidInput, InvalidType.
+        *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. *runs_on*: on AWS a
+        Lambda function runs the task, or a "worker" (`taskloom worker`), for tasks that take longer than a function
+        may. Raises: WiringError when the type has a handler already, or the backend refuses what is asked for;
+        InvalidInput, InvalidType.
         """
+        if runs_on not in get_args(RunsOn):
+            raise InvalidInput("runs_on", f"{runs_on!r} is not known", "give 'lambda' or 'worker'")
         for feature, name, value in (
             (Feature.MAX_CONCURRENCY, "max_concurrency", max_concurrency),
             (Feature.MAX_CONCURRENCY_PER_TENANT, "max_concurrency_per_tenant", max_concurrency_per_tenant),
@@ -259,6 +266,7 @@ class TaskModule:
             ttl=retention(ttl, "ttl"),
             max_concurrency=max_concurrency,
             max_concurrency_per_tenant=max_concurrency_per_tenant,
+            runs_on=runs_on,
         )
         return _SingleDecorator(self, model.task_type(task_type), policy)
 
@@ -406,6 +414,25 @@ class TaskModule:
         return decorate if callback is None else begin(callback)
 
     @property
+    def lambda_handler(self) -> "LambdaEntry":
+        """What the Lambda functions call: `handler = module.lambda_handler`. It takes every event that the stack sends.
+
+        Raises: WiringError when the tasks of this module do not live on AWS, or it handles nothing.
+        """
+        if self._lambda_entry is None:
+            if self.settings.backend != "aws":
+                raise WiringError("lambda_handler: the tasks of this module do not live on AWS; set backend='aws'")
+            from taskloom.aws.entry import entry  # only where it is used
+
+            self._lambda_entry = entry(
+                self._backend,
+                self._registry,
+                self.settings,
+                log_level=logging.getLevelNamesMapping()[self.settings.log_level],
+            )
+        return self._lambda_entry
+
+    @property
     def served(self) -> Served:
         """Which tasks a worker of this module takes."""
         return self._registry.served(None)
@@ -418,6 +445,8 @@ class TaskModule:
         for subscription in subscriptions:
             subscription.join()
         self.sync.close()
+        if self._lambda_entry is not None:
+            self._lambda_entry.close()
         self._backend.close()
 
     async def aclose(self) -> None:
@@ -462,6 +491,14 @@ class _FanOutDecorator:
 
 
 def _backend(settings: Settings, clock: Clock, ids: Ids) -> Backend:
+    if settings.backend == "aws":
+        try:
+            from taskloom.aws.backend import aws_backend  # only where it is used
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
+                raise
+            raise MissingExtra("the AWS backend", "aws") from error
+        return aws_backend(settings, clock, ids)
     from taskloom.embedded.backend import embedded_backend  # only where it is used
 
     return embedded_backend(Path(settings.database).absolute(), settings.synchronous, clock, ids)

@@ -14,7 +14,7 @@ from taskloom.webhooks import check_secret
 
 PREFIX: Final = "TASKLOOM_"
 
-BackendName = Literal["embedded"]
+BackendName = Literal["embedded", "aws"]
 Synchronous = Literal["FULL", "NORMAL"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -85,6 +85,21 @@ class Settings:
     webhook_private_addresses: bool = field(default_factory=_environment("webhook_private_addresses", False, _flag))
     """Whether webhooks may lead to private, loopback, link-local and reserved addresses."""
 
+    table_name: str | None = field(default_factory=_environment("table_name", None))
+    """AWS: the DynamoDB table of tasks."""
+    task_queue_url: str | None = field(default_factory=_environment("task_queue_url", None))
+    """AWS: the SQS queue whose messages a Lambda function takes."""
+    worker_queue_url: str | None = field(default_factory=_environment("worker_queue_url", None))
+    """AWS: the SQS queue that `taskloom worker` polls; needed for task types with runs_on="worker"."""
+    state_machine_arn: str | None = field(default_factory=_environment("state_machine_arn", None))
+    """AWS: the Step Functions state machine that runs fan-outs."""
+    payload_bucket: str | None = field(default_factory=_environment("payload_bucket", None))
+    """AWS: the S3 bucket for inputs and results that are too large for the table."""
+    topic_arn: str | None = field(default_factory=_environment("topic_arn", None))
+    """AWS: the SNS topic to which the ends of tasks are published; None: they are not."""
+    alarm_topic_arn: str | None = field(default_factory=_environment("alarm_topic_arn", None))
+    """AWS: the SNS topic to which failures of fan-outs are published; None: they are not."""
+
     def __post_init__(self) -> None:
         _one_of(self.backend, "backend", get_args(BackendName))
         _one_of(self.synchronous, "synchronous", get_args(Synchronous))
@@ -95,12 +110,32 @@ class Settings:
         if not isinstance(self.webhook_private_addresses, bool):
             problem = f"{self.webhook_private_addresses!r} is no truth value"
             raise InvalidType("webhook_private_addresses", problem, "give True or False")
+        for name in _AWS_NAMES:
+            _name(getattr(self, name), name)
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
         number(self.idempotency_ttl, "idempotency_ttl", low=0.001, high=MAX_SECONDS)
         retention(self.ttl, "ttl")
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise InvalidType("retry", f"{self.retry!r} is no Retry", "give taskloom.Retry(...) or None")
+
+
+_AWS_NAMES: Final = (
+    "table_name",
+    "task_queue_url",
+    "worker_queue_url",
+    "state_machine_arn",
+    "payload_bucket",
+    "topic_arn",
+    "alarm_topic_arn",
+)
+
+
+def _name(value: object, field: str) -> None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidType(field, f"{value!r} is no string", "give it as AWS writes it, or None")
+    if value == "":
+        raise InvalidInput(field, "is empty", "give it as AWS writes it, or None")
 
 
 def _file(database: object) -> None:

@@ -43,6 +43,7 @@ class QueueContract(Contract):
         own += await self.received(rows)
         assert sorted(delivery.key.id for delivery in own) == sorted(task.id for task in tasks)
 
+    @exactly(Feature.ORDER)
     @scenario
     async def test_the_oldest_message_of_a_lane_comes_first(self, backend: Backend) -> None:
         """A lane: one type, one tenant, one priority."""
@@ -365,6 +366,7 @@ class QueueContract(Contract):
 
     # --- next_due ------------------------------------------------------------------------------------------------
 
+    @exactly(Feature.FORESIGHT)
     @scenario
     async def test_next_due_says_when_there_is_something_to_receive(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -388,6 +390,7 @@ class QueueContract(Contract):
         await backend.queue.delete([second.receipt])
         assert await backend.queue.next_due(served) is None
 
+    @exactly(Feature.FORESIGHT)
     @scenario
     async def test_next_due_speaks_of_what_the_worker_serves(self, backend: Backend) -> None:
         rows = Rows(backend)

@@ -65,6 +65,12 @@ def test_the_page_on_notifications_is_one_program_that_runs(tmp_path: Path) -> N
     assert any(line.startswith("notify_url ") for line in output)
 
 
+def test_the_page_about_aws_is_one_program_that_runs(tmp_path: Path) -> None:
+    """As far as it goes without AWS: everything is wired."""
+    shown = "print(type(handler).__name__)\n"
+    assert run("\n".join([*blocks(ROOT / "docs" / "aws.md"), shown]), tmp_path) == "LambdaEntry\n"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())

@@ -26,6 +26,13 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "log_level": "INFO",
         "webhook_secret": None,
         "webhook_private_addresses": False,
+        "table_name": None,
+        "task_queue_url": None,
+        "worker_queue_url": None,
+        "state_machine_arn": None,
+        "payload_bucket": None,
+        "topic_arn": None,
+        "alarm_topic_arn": None,
     }
 
 
@@ -41,6 +48,13 @@ ENVIRONMENT = [
     ("webhook_secret", "0123456789abcdef", "0123456789abcdef"),
     ("webhook_private_addresses", "true", True),
     ("webhook_private_addresses", "0", False),
+    ("table_name", "prod-tasks", "prod-tasks"),
+    ("task_queue_url", "https://sqs.example/task-action-queue", "https://sqs.example/task-action-queue"),
+    ("worker_queue_url", "https://sqs.example/worker-queue", "https://sqs.example/worker-queue"),
+    ("state_machine_arn", "arn:aws:states:r:1:stateMachine:sfn-task", "arn:aws:states:r:1:stateMachine:sfn-task"),
+    ("payload_bucket", "payloads", "payloads"),
+    ("topic_arn", "arn:aws:sns:r:1:status", "arn:aws:sns:r:1:status"),
+    ("alarm_topic_arn", "arn:aws:sns:r:1:alarm", "arn:aws:sns:r:1:alarm"),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]
@@ -99,6 +113,9 @@ def test_explicit_values_win(monkeypatch: pytest.MonkeyPatch, field: str, text: 
         ("lease_seconds", 86401),
         ("grace_seconds", -1),
         ("retry", 5),
+        ("table_name", ""),
+        ("task_queue_url", 7),
+        ("payload_bucket", b"bucket"),
         ("log_level", "LOUD"),
         ("log_level", "info"),
         ("log_level", 20),

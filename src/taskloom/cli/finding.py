@@ -89,11 +89,13 @@ def find_key(text: str) -> TaskKey:
 
 
 def open_database(path: Path | None) -> TaskModule:
-    """A module to read the database *path* (default: as the settings say), which must exist.
+    """A module to read the database *path*, which must exist (default: as the settings say, also on AWS).
 
     Raises: InvalidInput when there is none; StoreCorrupt for a file of another kind.
     """
-    settings = Settings() if path is None else Settings(database=path)
+    settings = Settings() if path is None else Settings(backend="embedded", database=path)
+    if settings.backend == "aws":
+        return TaskModule.register(settings=settings)
     database = Path(settings.database)
     if not database.is_file():
         problem = "is no file" if database.exists() else "does not exist"

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from taskloom.errors import InvalidInput, NoHandler, WiringError
 from taskloom.events.factory import EventFactory, EventFactoryAddedTask
@@ -17,6 +17,8 @@ from taskloom.values import Json, check
 Handler: TypeAlias = Callable[[Any], Any]
 Call: TypeAlias = Callable[[Handler, Any], Awaitable[Any]]
 """Calls a handler with an event: an `async def` on the loop, a `def` in a thread."""
+
+RunsOn: TypeAlias = Literal["lambda", "worker"]
 
 _FACTORY_METHODS: Final = {Kind.TASK: "transform_task", Kind.SUB_TASK: "transform_step_function_task"}
 
@@ -39,6 +41,8 @@ class TypePolicy:
     max_concurrency_per_tenant: int | None = None
     """Of single tasks only."""
     tolerated_failure_percentage: float = 0.0
+    runs_on: RunsOn = "lambda"
+    """Of single tasks, on AWS: a Lambda function, or a worker that polls a queue of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The way from a record of the change stream to task messages, and from a message to the event of a task."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from taskloom.events import shapes
 from taskloom.events.registry import Call, Registry
 from taskloom.events.task_events import TaskEvent, TaskQueueEvent
-from taskloom.model import TaskEntity
+from taskloom.model import TaskEntity, TaskKey
 from taskloom.ports import Backend, Delivery, StreamRecord, TaskMessage
 
 
@@ -51,10 +51,14 @@ class EventService:
             image=record.image,
             at=record.image.updated_at,
         )
+        return await self.message_of(raw, record.image.key, call)
+
+    async def message_of(self, raw: Mapping[str, Any], key: TaskKey, call: Call) -> TaskMessage | None:
+        """The same for a record of the task *key* as DynamoDB streams hand it over."""
         with self._asking():
             events = await self.registry.event_factory.transform_dynamodb_stream({"Records": [raw]})
             await self._handle_others(events, TaskEvent, call)
-        mine = (event for event in events if isinstance(event, TaskEvent) and event.task_key == record.image.key)
+        mine = (event for event in events if isinstance(event, TaskEvent) and event.task_key == key)
         return next((_message(event.event_id, event.task_entity) for event in mine), None)
 
     async def task_event(self, delivery: Delivery, task: TaskEntity[Any], call: Call) -> TaskQueueEvent[Any] | None:

@@ -89,14 +89,27 @@ def entity_of(record: Mapping[str, Any]) -> TaskEntity[Any]:
     raise InvalidInput("record.dynamodb.NewImage", "is missing", "set the stream's view type to NEW_IMAGE")
 
 
-def body_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The task message in an SQS record. Raises: InvalidInput."""
+def key_of(record: Mapping[str, Any]) -> TaskKey:
+    """The key of the task that a stream record or a task message is about. Raises: InvalidInput."""
+    keys = member(member(record, "dynamodb"), "Keys")
+    try:
+        return TaskKey(keys[stored.PK]["S"], keys[stored.SK]["S"])
+    except (KeyError, TypeError) as error:
+        problem = f"has no pk and sk: {error!r}"
+        raise InvalidInput("record.dynamodb.Keys", problem, "pass the record on as AWS hands it over") from error
+
+
+def body_of(record: Mapping[str, Any], *actions: str) -> Mapping[str, Any]:
+    """The task message in an SQS record, with one of *actions* (none: that to run the task). Raises: InvalidInput."""
+    allowed = actions or (TASK_EXECUTE,)
     try:
         body = json.loads(member(record, "body"))
     except ValueError as error:
         raise InvalidInput("record.body", f"is no JSON: {error}", "send the message as Taskloom does") from error
-    if not isinstance(body, Mapping) or body.get("action") != TASK_EXECUTE:
-        raise InvalidInput("record.body.action", f"is not {TASK_EXECUTE!r}", "send it to another queue")
+    if not isinstance(body, Mapping) or body.get("action") not in allowed:
+        raise InvalidInput(
+            "record.body.action", f"is not {' or '.join(map(repr, allowed))}", "send it to another queue"
+        )
     return body
 
 

@@ -5,6 +5,7 @@ import inspect
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
@@ -48,6 +49,7 @@ class Interruption(Enum):
 
     STOPPED = "the worker stopped"
     TIMED_OUT = "it took longer than its timeout"
+    OUT_OF_TIME = "the time of its function was over"
     OVERDUE = "the deadline of its task passed"
     CLAIM_LOST = "its claim was lost"
     CANCELLED = "it was cancelled"
@@ -89,6 +91,18 @@ class Attempt:
             self._runner.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """The time that a function has; whatever runs in it ends before *until*."""
+
+    start: datetime
+    until: datetime
+
+    def is_whole(self, at: datetime) -> bool:
+        """Whether what begins at this instant has nearly all of it."""
+        return (at - self.start) * 10 <= self.until - self.start
+
+
 class _Interrupted(Exception):
     pass
 
@@ -105,8 +119,10 @@ class Attempts:
         logs: LogWriter,
         by: str,
         log_level: int,
+        allotment: Allotment | None = None,
     ) -> None:
         self._backend = backend
+        self._allotment = allotment
         self._logs = logs
         self._keeping = LogKeeping(backend.clock, log_level)
         self._registry = registry
@@ -233,8 +249,11 @@ class Attempts:
         task = attempt.task
         timeout = self._registry.policy(task.kind, task.task_type).timeout
         watch = None
-        if timeout is not None or task.deadline_at is not None:
+        allotment = self._allotment
+        if timeout is not None or task.deadline_at is not None or allotment is not None:
             until, why = task.deadline_at, Interruption.OVERDUE
+            if allotment is not None and (until is None or allotment.until < until):
+                until, why = allotment.until, Interruption.OUT_OF_TIME
             if timeout is not None:
                 end = self._backend.clock.now() + timedelta(seconds=timeout)
                 if until is None or end < until:
@@ -284,6 +303,8 @@ class Attempts:
             case Interruption.TIMED_OUT:
                 timeout = self._registry.policy(task.kind, task.task_type).timeout
                 return self._raised(attempt, TimeoutError(f"the attempt took longer than {timeout:g} s"))
+            case Interruption.OUT_OF_TIME:
+                return self._out_of_time(attempt)
             case Interruption.OVERDUE if task.kind is not Kind.SUB_TASK:
                 failure = Failure(type=lifecycle.TOO_LATE, message=lifecycle.too_late(task), attempt=task.attempt)
                 return self._failed(attempt, failure)
@@ -302,6 +323,22 @@ class Attempts:
             case _:
                 log.warning("the claim was lost; the attempt counts for nothing", extra={"task": task.id})
                 return None
+
+    def _out_of_time(self, attempt: Attempt) -> Change:
+        """It goes on where it saved, or from the beginning if it had not all of the time; else that was too little."""
+        task, allotment = attempt.task, self._allotment
+        began = task.updated_at  # when it was claimed
+        if attempt.context.has_saved or allotment is None or not allotment.is_whole(began):
+            now, claim_id = self._backend.clock.now(), self._backend.ids.token()
+            return lifecycle.given_back(task, Interruption.OUT_OF_TIME.value, now=now, by=self._by, claim_id=claim_id)
+        seconds = (allotment.until - allotment.start).total_seconds()
+        return self._raised(
+            attempt,
+            TimeoutError(
+                f"the function has {seconds:g} s, and the attempt took longer; save with checkpoint and go on in the "
+                "next one, give the function more time, or run the task in a worker"
+            ),
+        )
 
     def _raised(self, attempt: Attempt, error: BaseException) -> Change:
         task = attempt.task

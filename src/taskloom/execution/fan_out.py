@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from taskloom import lifecycle, payloads
@@ -13,6 +13,7 @@ from taskloom.events import shapes
 from taskloom.events.registry import Registry
 from taskloom.events.task_events import StepFunctionTaskEvent
 from taskloom.execution.attempt import Attempts
+from taskloom.execution.leases import Lease
 from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.quarantine import LOOK_AGAIN, Quarantine
 from taskloom.execution.slots import Slots
@@ -47,7 +48,7 @@ class FanOuts:
         backend: Backend,
         registry: Registry,
         attempts: Attempts,
-        lease: timedelta,
+        lease: Lease,
         by: str,
         may_start: Callable[[], bool],
         slots: Slots,
@@ -134,7 +135,7 @@ class FanOuts:
         execution = await patiently(self._backend.clock, lambda: machine.start(execution_name(parent), started))
         # rule 3: "already exists" asks the execution itself. Ended, but the parent is open: finish it.
         if execution.status is not ExecutionStatus.RUNNING:
-            await self._finish(parent, execution)
+            await self.ended(parent, execution)
 
     async def _take_over(self, parent: TaskEntity[Any], plan: FanOut) -> Sequence[int]:
         """The chunks that this run has to run; what an earlier one completed counts for it."""
@@ -145,12 +146,35 @@ class FanOuts:
                     await self._chunk_ended(replace(row, run=parent.run))
         return _left(parent, await self._backend.store.list_chunks(parent.key, parent.run))
 
-    async def _finish(self, parent: TaskEntity[Any], execution: Execution) -> None:
-        if (await self._finalize(parent)).left:
-            log.error(
-                "the execution ended before its chunks did",
-                extra={"task": parent.id, "execution": execution.arn, "status": str(execution.status)},
-            )
+    async def ended(self, parent: TaskEntity[Any], execution: Execution) -> None:
+        """End the open *parent* whose *execution* has ended (rule 3); what has not run by now is given up.
+
+        Raises: StoreError.
+        """
+        if not (await self._finalize(parent)).left:
+            return
+        log.error(
+            "the execution ended before its chunks did",
+            extra={"task": parent.id, "execution": execution.arn, "status": str(execution.status)},
+        )
+        if execution.status in (ExecutionStatus.FAILED, ExecutionStatus.ABORTED):
+            await self.give_up(parent, f"its execution ended {execution.status} before its sub-tasks had")
+
+    async def give_up(self, parent: TaskEntity[Any], why: str) -> None:
+        """End the open *parent* badly: what runs is cancelled, and what has not run will not. Raises: StoreError."""
+        await self._cancel_the_rest(
+            parent, _left(parent, await self._backend.store.list_chunks(parent.key, parent.run))
+        )
+        succeeded, failed = lifecycle.totals(await self._backend.store.list_chunks(parent.key, parent.run))
+        change = lifecycle.rejected_fan_out(
+            parent,
+            Failure(type="ExecutionFailed", message=why, attempt=parent.attempt),
+            now=self._backend.clock.now(),
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+        )
+        change.patch |= {"sub_task_succeed_count": succeeded, "sub_task_failed_count": failed}
+        await write(self._backend, change)
 
     async def step(self, delivery: Delivery) -> StepOutcome | None:
         """Do one step of an execution; None when the worker stops before it is done, so that somebody else goes on.
@@ -406,7 +430,7 @@ class FanOuts:
             by=self._by,
             claim_id=self._backend.ids.token(),
             now=self._backend.clock.now(),
-            lease=self._lease,
+            lease=self._lease(policy.timeout),
             max_lost=lost_lease_limit(retry),
         )
 

@@ -29,26 +29,31 @@ MAX_RUNNING: Final = 100
 """Tasks that it names then."""
 LOGS_EVERY: Final = timedelta(seconds=1)
 BEATS_PER_LEASE: Final = 3
+LONGEST_BEAT: Final = timedelta(minutes=1)
+NEVER: Final = timedelta(days=3650)
 
 log = logging.getLogger(__name__)
 
 
 class Heart:
     """Renews the leases of running attempts and the visibility of their messages, three times per lease; and notices
-    when a running task is cancelled.
+    when a running task is cancelled, at the latest after *look*.
 
-    A handler that blocks the worker's event loop does not stop it.
+    A handler that blocks the worker's event loop does not stop it. Without a *lease* nothing is renewed, and nobody is
+    told that the worker lives: it ends before its claims do.
     """
 
     def __init__(
         self,
         backend: Backend,
-        lease: timedelta,
+        lease: timedelta | None,
         on_lost: "Callable[[Attempt, bool], None]",
         describe: Callable[[Sequence[str]], WorkerFacts],
+        look: timedelta = LOOK_EVERY,
     ) -> None:
         self._backend = backend
         self._lease = lease
+        self._look_every = look
         self._on_lost = on_lost
         self._describe = describe
         self._lock = threading.Lock()
@@ -65,6 +70,11 @@ class Heart:
     def start(self) -> None:
         """Begin to beat."""
         self._beating = self._thread.submit(self._beat())
+
+    @property
+    def beats(self) -> bool:
+        """Whether it has begun."""
+        return self._beating is not None
 
     def stop(self) -> None:
         """End; what is left of progress is written with the end of its attempt."""
@@ -114,8 +124,9 @@ class Heart:
     async def _beat(self) -> None:
         self._loop = asyncio.get_running_loop()
         clock = self._backend.clock
-        every = self._lease / BEATS_PER_LEASE
-        renewal, progress, look, said = clock.now() + every, clock.now(), clock.now() + LOOK_EVERY, clock.now()
+        every = NEVER if self._lease is None else self._lease / BEATS_PER_LEASE
+        renewal, progress, look = clock.now() + every, clock.now(), clock.now() + self._look_every
+        said = clock.now() if self._lease is not None else renewal
         logs = clock.now() + LOGS_EVERY
         while not self._stopped:
             due = min(renewal, look, said)
@@ -138,17 +149,21 @@ class Heart:
                     said = now + SAY_EVERY
                     await self._say(now)
                 if now >= look:
-                    look = now + LOOK_EVERY
+                    look = now + self._look_every
                     await self._look()
                 if now >= renewal:
                     renewal = now + every
                     await self._renew(now)
             except StoreError as error:
                 log.warning("leases could not be renewed; trying again", extra={"error": str(error)})
-                await clock.wait(self._wake, now + every / 10)
+                await clock.wait(self._wake, now + min(every, LONGEST_BEAT) / 10)
                 renewal = look = clock.now()
+                if self._lease is None:
+                    renewal += every
         if self._storing is not None:
             await asyncio.wait([self._storing])
+        if self._lease is None:
+            return
         try:
             await self._backend.admin.leave(self._describe(()).name)
         except StoreError as error:
@@ -198,7 +213,7 @@ class Heart:
     async def _renew(self, now: datetime) -> None:
         with self._lock:
             attempts, receipts = list(self._attempts), list(self._receipts)
-        until = now + self._lease
+        until = now + (self._lease or timedelta())
         if receipts:
             await self._backend.queue.extend(receipts, until)
         if attempts:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from taskloom import lifecycle, payloads
@@ -12,6 +12,7 @@ from taskloom.events.registry import Registry
 from taskloom.events.service import EventService
 from taskloom.execution.attempt import Attempts
 from taskloom.execution.failures import reason
+from taskloom.execution.leases import Lease
 from taskloom.execution.quarantine import LOOK_AGAIN, Quarantine
 from taskloom.execution.writes import write, write_many
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Standing, Verdict, Written
@@ -33,7 +34,7 @@ class SingleTasks:
         backend: Backend,
         registry: Registry,
         attempts: Attempts,
-        lease: timedelta,
+        lease: Lease,
         by: str,
         quarantine: Quarantine,
     ) -> None:
@@ -102,12 +103,13 @@ class SingleTasks:
         return delivery.standing or await self._backend.store.get(delivery.key)
 
     def _decide(self, delivery: Delivery, standing: Standing | None) -> Change | Come | Verdict:
-        retry = self._registry.policy(delivery.task_kind, delivery.task_type).retry
+        policy = self._registry.policy(delivery.task_kind, delivery.task_type)
+        retry = policy.retry
         who = Claimant(
             by=self._by,
             claim_id=self._backend.ids.token(),
             now=self._backend.clock.now(),
-            lease=self._lease,
+            lease=self._lease(policy.timeout),
             max_lost=lost_lease_limit(retry if standing is None else retry_of(retry, standing.options.retry)),
         )
         decision = lifecycle.claim(delivery.key, standing, delivery.task_kind, who)

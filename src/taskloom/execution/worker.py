@@ -20,6 +20,7 @@ from taskloom.execution.dispatch import Dispatcher
 from taskloom.execution.endings import FIRST_PAUSE, LONGEST_PAUSE, Endings
 from taskloom.execution.fan_out import FanOuts
 from taskloom.execution.heart import Heart
+from taskloom.execution.leases import fixed
 from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.quarantine import Quarantine
 from taskloom.execution.reconciler import Reconciler
@@ -91,12 +92,12 @@ class Worker:
         self._deadlines = Deadlines(backend, self.name)
         self._quarantine = quarantine = Quarantine()
         self._dispatcher = Dispatcher(backend, registry, self._attempts.call, self.name)
-        self._single = SingleTasks(backend, registry, self._attempts, lease, self.name, quarantine)
+        self._single = SingleTasks(backend, registry, self._attempts, fixed(lease), self.name, quarantine)
         self._fan_outs = FanOuts(
             backend,
             registry,
             self._attempts,
-            lease,
+            fixed(lease),
             self.name,
             may_start=lambda: not self._stopping.is_set(),
             slots=self._slots,
