@@ -84,7 +84,7 @@ class DynamoQueueAdmin:
         """See `ports.QueueAdmin`. Without what other processes have counted in their last minute."""
         return await self._dynamo.clients.run(lambda: self._ends.since(since))
 
-    async def place(self, key: TaskKey, limit: int) -> Place | None:
+    async def place(self, key: TaskKey, limit: int) -> Place | None:  # noqa: ARG002 - the port asks for them
         """See `ports.QueueAdmin`. Always None: nobody can tell, and `capabilities` says so."""
         return None
 
