@@ -1,11 +1,12 @@
 # Everything a contributor runs. `make` alone lists the targets.
 #   make demo ARGS="--help"          arguments for the program
+#   make mutants ARGS=execution      what is mutated: pure (the default) or execution
 #   make check PYTHON=/opt/py/bin/python3.13    another interpreter
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-aws chaos check bench scale format clean help
+.PHONY: demo test test-aws chaos mutants check bench scale format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -16,6 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+MUTANTS_READY := $(VENV)/.mutants-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 CODE := $(wildcard src tests bench examples)
 
@@ -32,6 +34,9 @@ test-aws: $(READY)  ## Run all tests of the AWS engine, on an emulator (ARGS go 
 
 chaos: $(READY)  ## Kill workers, again and again, while thousands of tasks run (ARGS are passed on)
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+mutants: $(MUTANTS_READY)  ## Break the code in small ways, and list what no test notices; takes hours (ARGS: pure or execution)
+	@tests/mutation/run $(ARGS)
 
 check: $(READY)  ## Everything a reviewer would say by machine: format, lint, types, arrows
 	$(BIN)/ruff format --check $(CODE)
@@ -76,4 +81,8 @@ $(READY): pyproject.toml
 
 $(BENCH_READY): $(READY)
 	@$(PIP) install --editable '.[dev,bench]'
+	@touch $@
+
+$(MUTANTS_READY): $(READY)
+	@$(PIP) install --editable '.[dev,mutants]'
 	@touch $@

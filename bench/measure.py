@@ -11,7 +11,7 @@ from typing import Final
 from bench.job import Job, Measurement
 
 MODULES: Final = {
-    "taskloom": ("bench.loom.create", "bench.loom.run", "bench.loom.fan_out", "bench.loom.growth"),
+    "taskloom": ("bench.loom.create", "bench.loom.run", "bench.loom.fan_out", "bench.loom.growth", "bench.loom.turns"),
     "sqlite": ("bench.peers.bare_sqlite",),
     "huey": ("bench.peers.huey_sqlite",),
     "dramatiq": ("bench.peers.dramatiq_redis",),

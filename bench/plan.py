@@ -79,6 +79,13 @@ _READS: Final = (
     Metric("list_status", "list_tasks, a status that no task has, p50", "ms"),
     Metric("list_type", "list_tasks, a type that no task has, p50", "ms"),
 )
+_FAIRNESS: Final = (
+    Metric("most_others", "others before it, most", "tasks"),
+    Metric("others", "others before it, p50", "tasks"),
+    Metric("bound", "promised: tenants × concurrency", "tasks"),
+    Metric("newcomer", "submit → result seen, less its work, p50", "ms"),
+)
+_CAPS: Final = (*_RATE, Metric("most_at_once", "ran at the same time, at most", "tasks"))
 
 
 def workloads(options: Options) -> list[Workload]:
@@ -215,6 +222,31 @@ def _all(options: Options) -> Sequence[Workload]:
             ),
         ),
         Workload(
+            name="fairness",
+            title=f"a second tenant's task, {size(100_000):,} of the first one waiting",
+            metrics=_FAIRNESS,
+            cases=(Case(contender="taskloom", measurement="fairness", count=size(50), waiting=size(100_000)),),
+        ),
+        Workload(
+            name="caps",
+            title=f"limits over 2 worker processes, {size(3_000):,} tasks of 2 ms",
+            metrics=_CAPS,
+            cases=tuple(
+                Case(
+                    contender="taskloom",
+                    measurement=measurement,
+                    label=f"Taskloom, {label}",
+                    count=size(3_000),
+                    processes=2,
+                )
+                for measurement, label in (
+                    ("no-cap", "no limit"),
+                    ("wide-cap", "a limit that is never reached"),
+                    ("cap", "at most 8"),
+                )
+            ),
+        ),
+        Workload(
             name="fan-out-million",
             title=f"fan-out of {million:,}",
             metrics=_FAN_OUT,
@@ -231,6 +263,28 @@ def _all(options: Options) -> Sequence[Workload]:
                     contender="taskloom",
                     measurement="end-to-end",
                     label=f"Taskloom, {finished}",
+                    count=tasks,
+                    old=million,
+                ),
+            ),
+            large=True,
+        ),
+        Workload(
+            name="retention",
+            title=f"end to end, {tasks:,} tasks, while expired ones are removed",
+            metrics=_RATE,
+            cases=(
+                Case(
+                    contender="taskloom",
+                    measurement="end-to-end",
+                    label=f"Taskloom, {finished}, none expired",
+                    count=tasks,
+                    old=million,
+                ),
+                Case(
+                    contender="taskloom",
+                    measurement="end-to-end-removing",
+                    label=f"Taskloom, {million:,} expired",
                     count=tasks,
                     old=million,
                 ),

@@ -1,68 +1,165 @@
-"""What each backend can do exactly, what as well as it can, and what it refuses (rule 8).
+"""What each backend does, and how well: the table of the design's rule 8.
 
-The contract suites read this table: a test that demands exactness of a feature runs where the backend has it exactly.
+The contract suites read it, the documentation shows it, and what a backend refuses is refused by `require` before
+anything runs. Nothing is done half without a line here that says so.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
+
+from taskloom.errors import WiringError
 
 
 class Level(StrEnum):
-    """How well a backend does a thing."""
+    """How well a backend does something."""
 
     EXACT = "exact"
+    """As documented, always."""
     BEST_EFFORT = "best effort"
+    """As well as the services below allow; the line in the table says what may differ."""
     REFUSED = "refused"
-    """Asking for it is an error at start-up."""
+    """Not at all: who asks for it gets an error before anything runs; what would tell of it says that it is unknown."""
 
 
 class Feature(StrEnum):
-    """What backends differ in."""
+    """What an application or an operator may ask for; the value is its name in the documentation."""
 
-    LISTS = "lists"
-    """A list shows every write that was answered before."""
-    REPAIRS = "repairs"
-    """What has lost its message is found, and nothing else."""
-    ORDER = "order"
-    """What was there first is given out first, within one tenant, type and priority."""
-    FORESIGHT = "foresight"
-    """When the next message is due."""
-    FAIRNESS = "fairness"
-    """Tenants and task types take turns."""
-    PRIORITIES = "priorities"
-    CAPS = "caps"
-    """No more tasks of a type run at a time than its cap says."""
-    PAUSES = "pauses"
-    """Nothing that is paused is given out."""
-    LANES = "lanes"
-    """What waits, is delayed and is in somebody's hands, by tenant, kind and type."""
-    PLACES = "places"
-    """Where the message of a task stands in the queue."""
-    THROUGHPUT = "throughput"
-    """What ended, minute by minute."""
+    EXPLAIN = "`explain`: where a task stands, and why"
+    EXPLAIN_POSITION = "`explain`: its position in the queue, and its estimated start"
+    LOGS = "logs per task"
+    FOLLOW_LOGS = "following the logs of a running task"
+    QUEUE_DEPTHS = "depth, in flight, delayed, age of the oldest"
+    THROUGHPUT = "what ended per minute"
+    WORKERS = "workers alive, and what they run"
+    PAUSE = "pause and resume"
+    PURGE = "purge"
+    DEAD_LETTERS = "dead letters: list, show, redrive"
+    PRIORITY = "`priority`"
+    FAIRNESS = "tenants take turns"
+    MAX_CONCURRENCY = "`max_concurrency` of a task type"
+    MAX_CONCURRENCY_PER_TENANT = "`max_concurrency_per_tenant`"
+    FAN_OUT_CONCURRENCY = "`max_concurrency` of a fan-out"
+    NOTIFICATIONS = "a notification of every committed status change"
+    ALARMS = "one alarm per failed task"
+    SUBSCRIBE = "`module.subscribe`: a callback in a process"
+    WEBHOOKS = "webhooks"
+    RECONCILER = "the reconciler"
+    CHECKPOINTS = "`checkpoint`, `Continue`, `resumable`"
+    STEPS = "`step`: once per task"
+    SLEEP = "`sleep`: holds no worker"
+    CALLBACKS = "`callback` and `wait_for`"
+    RETENTION = "`ttl`: what has expired counts as absent"
+    RETENTION_SPACE = "`ttl`: the space is given back"
+    DOCTOR = "`taskloom doctor`"
 
 
-BACKENDS: Final = ("embedded", "aws")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """What one backend makes of one feature."""
 
-_EMBEDDED_ALONE: Final[Mapping[str, Level]] = {"embedded": Level.EXACT, "aws": Level.BEST_EFFORT}
+    level: Level
+    why: str
+    """One line: what may differ, or how it is done; of what is refused, what to use instead."""
 
-LEVELS: Final[Mapping[Feature, Mapping[str, Level]]] = {
-    Feature.LISTS: _EMBEDDED_ALONE,
-    Feature.REPAIRS: _EMBEDDED_ALONE,
-    Feature.ORDER: _EMBEDDED_ALONE,
-    Feature.FORESIGHT: _EMBEDDED_ALONE,
-    Feature.FAIRNESS: _EMBEDDED_ALONE,
-    Feature.PRIORITIES: _EMBEDDED_ALONE,
-    Feature.CAPS: _EMBEDDED_ALONE,
-    Feature.PAUSES: _EMBEDDED_ALONE,
-    Feature.LANES: _EMBEDDED_ALONE,
-    Feature.PLACES: _EMBEDDED_ALONE,
-    Feature.THROUGHPUT: _EMBEDDED_ALONE,
+
+def _exact(why: str) -> Capability:
+    return Capability(level=Level.EXACT, why=why)
+
+
+def _best_effort(why: str) -> Capability:
+    return Capability(level=Level.BEST_EFFORT, why=why)
+
+
+def _refused(why: str) -> Capability:
+    return Capability(level=Level.REFUSED, why=why)
+
+
+_EMBEDDED: Final = {
+    Feature.EXPLAIN: _exact("read from the file"),
+    Feature.EXPLAIN_POSITION: _exact("counted up to 10,000 others, then “or more”"),
+    Feature.LOGS: _exact("rows of the file"),
+    Feature.FOLLOW_LOGS: _exact("lines are there within a second"),
+    Feature.QUEUE_DEPTHS: _exact("counted"),
+    Feature.THROUGHPUT: _exact("counted with each end"),
+    Feature.WORKERS: _exact("each says every ten seconds that it lives"),
+    Feature.PAUSE: _exact("from the next look into the queue on"),
+    Feature.PURGE: _exact("each task in a write of its own"),
+    Feature.DEAD_LETTERS: _exact("rows of the file"),
+    Feature.PRIORITY: _exact("higher ones start first"),
+    Feature.FAIRNESS: _exact("round after round of all tenants"),
+    Feature.MAX_CONCURRENCY: _exact("counted in the write that takes the message"),
+    Feature.MAX_CONCURRENCY_PER_TENANT: _exact("counted in the write that takes the message"),
+    Feature.FAN_OUT_CONCURRENCY: _exact("chunks at a time, times `chunk_concurrency`"),
+    Feature.NOTIFICATIONS: _exact("at least once, with a stable id"),
+    Feature.ALARMS: _exact("at least once, with a stable id"),
+    Feature.SUBSCRIBE: _exact("at least once per subscription"),
+    Feature.WEBHOOKS: _exact("at least once, retried, replayable"),
+    Feature.RECONCILER: _exact("a worker, every minute"),
+    Feature.CHECKPOINTS: _exact("under the fence of the claim"),
+    Feature.STEPS: _exact("its result is recorded once"),
+    Feature.SLEEP: _exact("the message comes when it is over"),
+    Feature.CALLBACKS: _exact("tokens are single-use"),
+    Feature.RETENTION: _exact("in every read and write"),
+    Feature.RETENTION_SPACE: _exact("in small batches, by a worker"),
+    Feature.DOCTOR: _exact("looks at the file, its disk and its workers"),
 }
-"""What is not in the table is exact everywhere."""
+_AWS: Final = {
+    Feature.EXPLAIN: _exact("read from the table; what it says of the queue is as good as the lines below"),
+    Feature.EXPLAIN_POSITION: _refused("SQS tells no order of messages: `explain` says that the position is unknown"),
+    Feature.LOGS: _exact("rows of the table"),
+    Feature.FOLLOW_LOGS: _best_effort(
+        "looks every few seconds; a Lambda function that is cut off loses its last lines"
+    ),
+    Feature.QUEUE_DEPTHS: _best_effort("ApproximateNumberOfMessages and its relatives, for the whole queue only"),
+    Feature.THROUGHPUT: _best_effort("counted beside the end of a task, so an end may be missed"),
+    Feature.WORKERS: _best_effort("Lambda functions do not say that they live; worker processes do"),
+    Feature.PAUSE: _best_effort("within seconds: each function keeps what is paused for that long"),
+    Feature.PURGE: _exact("each task in a write of its own; its message is dropped when it comes"),
+    Feature.DEAD_LETTERS: _exact("rows of the table, fed by the dead-letter queue"),
+    Feature.PRIORITY: _refused("SQS knows none: leave it out, or give urgent work a deployment of its own"),
+    Feature.FAIRNESS: _best_effort("SQS fair queues, with the tenant code as the message group"),
+    Feature.MAX_CONCURRENCY: _best_effort("a claim above the limit is given back, so a few more may run for a moment"),
+    Feature.MAX_CONCURRENCY_PER_TENANT: _best_effort("as the limit of a task type"),
+    Feature.FAN_OUT_CONCURRENCY: _exact("MaxConcurrency of the Map, times `chunk_concurrency`"),
+    Feature.NOTIFICATIONS: _exact("SNS, at least once, with a stable id"),
+    Feature.ALARMS: _exact("SNS, at least once, with a stable id"),
+    Feature.SUBSCRIBE: _refused("no process lives long enough: subscribe a queue or a function to the SNS topic"),
+    Feature.WEBHOOKS: _exact("at least once, retried, replayable"),
+    Feature.RECONCILER: _exact("a schedule, every minute"),
+    Feature.CHECKPOINTS: _exact("under the fence of the claim; `resumable` ends before the limit of Lambda"),
+    Feature.STEPS: _exact("its result is recorded once"),
+    Feature.SLEEP: _best_effort("up to 15 minutes by the message, longer ones end within a minute after their time"),
+    Feature.CALLBACKS: _exact("tokens are single-use"),
+    Feature.RETENTION: _exact("in every read and condition"),
+    Feature.RETENTION_SPACE: _best_effort("DynamoDB removes what has expired within days"),
+    Feature.DOCTOR: _best_effort("looks at the table, the queues and the state machine, as far as its rights go"),
+}
+
+CAPABILITIES: Final[Mapping[str, Mapping[Feature, Capability]]] = MappingProxyType(
+    {"embedded": MappingProxyType(_EMBEDDED), "aws": MappingProxyType(_AWS)}
+)
+"""What each backend does, by its name in `Settings.backend`; every feature stands under every backend."""
 
 
-def is_exact(feature: Feature, backend: str) -> bool:
-    """Whether *backend* does *feature* exactly."""
-    return LEVELS[feature][backend] is Level.EXACT
+def is_exact(backend: str, feature: Feature) -> bool:
+    """Whether the backend does it as documented, always."""
+    return CAPABILITIES[backend][feature].level is Level.EXACT
+
+
+def refusal(backend: str, feature: Feature) -> Capability | None:
+    """Why the backend refuses it; None when it does not."""
+    capability = CAPABILITIES[backend][feature]
+    return capability if capability.level is Level.REFUSED else None
+
+
+def require(backend: str, feature: Feature, asked_by: str) -> None:
+    """The application asks for *feature* at its wiring, by what *asked_by* names.
+
+    Raises: WiringError where the backend refuses it.
+    """
+    refused = refusal(backend, feature)
+    if refused is not None:
+        raise WiringError(f"{asked_by}: the backend {backend!r} refuses {feature}: {refused.why}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, Typ
 
 from taskloom import model
 from taskloom import providers as providers_
+from taskloom.capabilities import Feature, require
 from taskloom.clock import SystemClock
 from taskloom.errors import InvalidInput, InvalidType, MissingExtra, WiringError
 from taskloom.events.factory import (
@@ -25,7 +26,7 @@ from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity
-from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, whole_number
+from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, retention, whole_number
 from taskloom.ports import Backend, Clock, Ids, Served
 from taskloom.service import TaskService
 from taskloom.settings import Settings
@@ -72,6 +73,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
@@ -84,6 +86,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
             invoke_context=invoke_context,
@@ -101,6 +104,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
@@ -113,6 +117,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
             invoke_context=invoke_context,
@@ -128,7 +133,12 @@ class TaskModule:
         self.settings = settings
         self.enable_controller = enable_controller
         """Whether the application serves the REST endpoints for tasks."""
-        self.task_service = TaskService(backend, registry, idempotency_ttl=settings.idempotency_ttl)
+        self.task_service = TaskService(
+            backend,
+            registry,
+            idempotency_ttl=settings.idempotency_ttl,
+            ttl=retention(settings.ttl, "ttl"),
+        )
         self.step_function_service = StepFunctionService(backend)
         self.sync = SyncModule(self.task_service, self.step_function_service)
         """The same services for programs without an event loop."""
@@ -202,6 +212,7 @@ class TaskModule:
         retry: Retry | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         max_concurrency: int | None = None,
         max_concurrency_per_tenant: int | None = None,
         runs_on: RunsOn = "lambda",
@@ -209,23 +220,27 @@ class TaskModule:
         """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
 
         *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
-        which tasks that this module creates must end. *max_concurrency*, *max_concurrency_per_tenant*: how many of this
-        type run at the same time, over all workers. *runs_on*: on AWS a Lambda function runs the task, or a "worker"
-        (`taskloom worker`), for tasks that take longer than a function may. Raises: WiringError when the type has a
-        handler already; InvalidInput, InvalidType.
+        which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
+        which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
+        *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. *runs_on*: on AWS a
+        Lambda function runs the task, or a "worker" (`taskloom worker`), for tasks that take longer than a function may.
+        Raises: WiringError when the type has a handler already, or the backend refuses what is asked for; InvalidInput,
+        InvalidType.
         """
         if runs_on not in get_args(RunsOn):
             raise InvalidInput("runs_on", f"{runs_on!r} is not known", "give 'lambda' or 'worker'")
-        for name, value in (
-            ("max_concurrency", max_concurrency),
-            ("max_concurrency_per_tenant", max_concurrency_per_tenant),
+        for feature, name, value in (
+            (Feature.MAX_CONCURRENCY, "max_concurrency", max_concurrency),
+            (Feature.MAX_CONCURRENCY_PER_TENANT, "max_concurrency_per_tenant", max_concurrency_per_tenant),
         ):
             if value is not None:
                 whole_number(value, name, low=1, high=MAX_CONCURRENCY)
+                require(self._backend.name, feature, f"task type {task_type!r}, {name}")
         policy = TypePolicy(
             retry=self._retry(retry),
             timeout=_seconds(timeout, "timeout"),
             deadline=_seconds(deadline, "deadline"),
+            ttl=retention(ttl, "ttl"),
             max_concurrency=max_concurrency,
             max_concurrency_per_tenant=max_concurrency_per_tenant,
             runs_on=runs_on,
@@ -239,6 +254,7 @@ class TaskModule:
         retry: Retry | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         max_concurrency: int = 40,
         chunk_size: int | None = None,
         chunk_concurrency: int = 1,
@@ -246,7 +262,7 @@ class TaskModule:
     ) -> "_FanOutDecorator":
         """Decorate the function that handles one sub-task of fan-outs of *task_type*.
 
-        *retry* and *timeout* count for each sub-task, *deadline* for the whole.
+        *retry* and *timeout* count for each sub-task, *deadline* and *ttl* (see `task`) for the whole.
         *max_concurrency*: sub-tasks that run at the same time, over all workers; *chunk_size*: sub-tasks that one
         worker claims together (default: 1 up to 100 inputs, then ceil(n / 100), at most 100); *chunk_concurrency*: how
         many of a chunk run at the same time; *tolerated_failure_percentage*: up to how many percent of failed
@@ -257,6 +273,7 @@ class TaskModule:
             retry=self._retry(retry),
             timeout=_seconds(timeout, "timeout"),
             deadline=_seconds(deadline, "deadline"),
+            ttl=retention(ttl, "ttl"),
             chunk_size=chunk_size,
             chunk_concurrency=chunk_concurrency,
             max_concurrency=max_concurrency,

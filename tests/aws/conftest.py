@@ -76,6 +76,7 @@ def backend(dynamo: Dynamo, clients: Clients, clock: FakeClock, tmp_path: Path) 
 
     yield replace(
         others,
+        name="aws",
         store=DynamoTaskStore(dynamo, ends),
         logs=DynamoTaskLogs(dynamo),
         admin=admin,

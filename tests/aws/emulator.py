@@ -27,7 +27,7 @@ REQUIREMENTS: Final = (
 HOME: Final = Path(__file__).parents[2] / ".emulator"
 PYTHON: Final = HOME / "venv" / "bin" / "python"
 REGION: Final = "eu-central-1"
-READY_WITHIN: Final = 60.0
+READY_WITHIN: Final = 90.0
 """Seconds. The server itself needs half a second; a busy machine may need longer."""
 
 

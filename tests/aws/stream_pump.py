@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from taskloom.aws.admin import DynamoQueueAdmin
 from taskloom.aws.clients import Clients
-from taskloom.aws.items import task_of
 from taskloom.aws.table import STREAM_FILTER
+from taskloom.events.shapes import entity_of
 from taskloom.ports import Clock, StreamFailure, StreamRecord, TaskMessage
 
 
@@ -17,7 +17,6 @@ from taskloom.ports import Clock, StreamFailure, StreamRecord, TaskMessage
 class _Waiting:
     record: StreamRecord
     at: datetime
-    failures: int = 0
 
 
 class StreamPump:
@@ -47,13 +46,15 @@ class StreamPump:
         for sequence, _ in done:
             self._waiting.pop(sequence, None)
         for failure in failures:
-            waiting = self._waiting[failure.sequence]
-            waiting.failures += 1
+            waiting = self._waiting.get(failure.sequence)
+            if waiting is None or failure.failures != waiting.record.failures:
+                continue  # a repeat
+            waiting.record = replace(waiting.record, failures=failure.failures + 1)
             if failure.retry_at is not None:
                 waiting.at = failure.retry_at
                 continue
             del self._waiting[failure.sequence]
-            await self._admin.bury(waiting.record.image.key, waiting.failures, failure.reason)
+            await self._admin.bury(waiting.record.image.key, waiting.record.failures, failure.reason)
 
     async def next_due(self) -> datetime | None:
         return min((waiting.at for waiting in self._waiting.values()), default=None)
@@ -86,7 +87,7 @@ class StreamPump:
                 sequence=sequence,
                 event_id=record["eventID"],
                 event_name=record["eventName"],
-                image=task_of(record["dynamodb"]["NewImage"]),
+                image=entity_of(record),
                 failures=0,
             ),
             self._clock.now(),

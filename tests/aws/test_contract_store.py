@@ -2,11 +2,13 @@
 
 import pytest
 
-from taskloom.aws.listing import MAX_LOOK
+from taskloom.aws import listing
 from taskloom.ports import Backend
 from tests.contract.deadlines import DeadlinesContract
 from tests.contract.idempotency import IdempotencyContract
 from tests.contract.queue_admin import QueueAdminContract
+from tests.contract.repairs import RepairsContract
+from tests.contract.retention import ExpiryContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.task_logs import TaskLogsContract
 from tests.contract.task_store import TaskStoreContract
@@ -14,7 +16,13 @@ from tests.contract.task_store import TaskStoreContract
 
 class TestDynamoTaskStore(TaskStoreContract):
     backend_name = "aws"
-    many = MAX_LOOK + 2
+    many = 102
+
+    @pytest.fixture(autouse=True)
+    def _short_looks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So that not thousands of tasks are needed for a page that finds nothing."""
+        monkeypatch.setattr(listing, "MAX_LOOK", self.many - 2)
+        monkeypatch.setattr(listing, "PART", 20)
 
 
 class TestDynamoIdempotency(IdempotencyContract):
@@ -23,6 +31,14 @@ class TestDynamoIdempotency(IdempotencyContract):
 
 
 class TestDynamoDeadlines(DeadlinesContract):
+    backend_name = "aws"
+
+
+class TestDynamoExpiry(ExpiryContract):
+    backend_name = "aws"
+
+
+class TestDynamoRepairs(RepairsContract):
     backend_name = "aws"
 
 

@@ -1,6 +1,7 @@
 """AWS's errors become ours: each of them, and those that the emulator cannot make by strict stubs."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,6 +131,26 @@ def test_the_network_is_busy(kind: str) -> None:
     assert isinstance(translated(error), StoreBusy)
 
 
+def test_nobody_there_is_busy() -> None:
+    """A real connection that is refused."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and never listening
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        clients = Clients(OFFLINE | {"endpoint_url": endpoint, "config": Config(retries={"total_max_attempts": 1})})
+        with pytest.raises(StoreBusy, match="did not answer"):
+            asyncio.run(clients.call("dynamodb", "list_tables"))
+        clients.close()
+
+
+def test_a_missing_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows when the client is made."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with pytest.raises(StoreError, match="set up credentials and region"):
+        asyncio.run(Clients().call("dynamodb", "list_tables"))
+
+
 def test_missing_credentials_are_named() -> None:
     error = translated(botocore.exceptions.NoCredentialsError())
     assert isinstance(error, StoreError)
@@ -186,6 +207,16 @@ def test_a_transaction_that_met_another_is_made_again_as_the_same(stub: tuple[St
     )
     stubber.add_response("transact_write_items", {}, expected)
     dynamo.clients.send("dynamodb", "transact_write_items", TransactItems=items, ClientRequestToken="token")
+
+
+def test_a_transaction_that_a_condition_refused_is_not_made_again(stub: tuple[Stubber, Dynamo]) -> None:
+    """Whatever else stood against it: what the condition says will not change by itself."""
+    stubber, dynamo = stub
+    reasons = {"CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "ConditionalCheckFailed"}]}
+    stubber.add_client_error("transact_write_items", "TransactionCanceledException", "m", 400, modeled_fields=reasons)
+    items = [{"Delete": {"TableName": "tasks", "Key": key_item(KEY)}}]
+    with pytest.raises(Cancelled):
+        dynamo.clients.send("dynamodb", "transact_write_items", TransactItems=items)
 
 
 def test_conflicts_without_end_are_told(stub: tuple[Stubber, Dynamo]) -> None:

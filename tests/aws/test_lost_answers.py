@@ -218,3 +218,22 @@ def test_answers_of_ones_own_writes(bed: Bed) -> None:
         assert await bed.backend.admin.take_duty(bed.rows.tenant, now, now + timedelta(minutes=1)) is False
 
     asyncio.run(main())
+
+
+def test_a_creation_that_arrives_late_changes_nothing(backend: Backend) -> None:
+    """A driver may repeat it when the task has been claimed, or has ended, long since (rule 4)."""
+
+    async def main() -> None:
+        rows = Rows(backend)
+        plain = rows.single({"a": 1})
+        expires_at = rows.now + timedelta(hours=1)
+        keyed = replace(rows.single(2), idempotency=Idempotency(key="key", fingerprint="f", expires_at=expires_at))
+        for row in (plain, keyed):
+            claimed = await rows.claimed(row)
+            assert list(await backend.store.create([row])) == [None]
+            assert await rows.stored(claimed.key) == claimed
+            ended = await rows.carry_out(rows.completed(claimed))
+            assert list(await backend.store.create([row])) == [None]
+            assert await rows.stored(claimed.key) == ended
+
+    asyncio.run(main())

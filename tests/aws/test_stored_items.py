@@ -17,7 +17,7 @@ from taskloom.aws.sizes import item_bytes
 from taskloom.clock import to_milliseconds
 from taskloom.errors import InvalidInput
 from taskloom.lifecycle import Change, Guard, Refused, Written
-from taskloom.model import HistoryEntry, Kind, LogLine, TaskEntity, TaskKey, TaskStatus, TenantCode
+from taskloom.model import FanOut, HistoryEntry, Kind, LogLine, TaskEntity, TaskKey, TaskStatus, TenantCode
 from taskloom.ports import Backend, ChunkRow, Idempotency, LogBatch, Pause, PauseScope, TaskQuery
 from taskloom.values import EncodedJson, Json, encode
 from tests.support.clock import FakeClock
@@ -79,14 +79,18 @@ def test_a_parent_stays_small_however_many_sub_tasks_it_has(backend: Backend, dy
     async def main() -> None:
         rows = Named(backend)
         sizes = []
-        for count in (10, 10_000_000):
+        for count in (10_000, 10_000_000):
             row = rows.fan_out(0, input_ref="s3://bucket/prefix/items/1")
             entity = replace(row.entity, attributes=replace(row.entity.attributes, sub_task_count=count))
             (task,) = await rows.create(replace(row, entity=entity))
-            claimed = await rows.carry_out(rows.claim(task))
+            plan = FanOut(chunk_size=max(1, count // 1000))
+            claimed = await rows.carry_out(rows.claim(task, plan=plan))
+            assert claimed.fan_out == plan
             await rows.carry_out(lifecycle.counted(claimed.key, 1, succeeded=count, failed=0, now=rows.now))
-            sizes.append(item_bytes(stored(dynamo, task.key)))
-        assert max(sizes) < 2048
+            item = stored(dynamo, task.key)
+            assert item["fanOut"]["M"].keys() == {"chunkSize"}
+            sizes.append(item_bytes(item))
+        assert max(sizes) <= 1024
         assert max(sizes) - min(sizes) < 16
 
     asyncio.run(main())
@@ -97,6 +101,23 @@ def test_an_item_that_cannot_be_kept_is_refused_before_the_call(backend: Backend
         rows = Rows(backend)
         with pytest.raises(InvalidInput, match=f"item of {ITEM_BYTES + 1}|item of 4[0-9]{{5}} bytes"):
             await rows.create(rows.single("x" * ITEM_BYTES))
+        task = await rows.claimed()
+        state = encode("x" * ITEM_BYTES, "state")
+        with pytest.raises(InvalidInput, match=r"item of 4[0-9]{5} bytes"):
+            await backend.store.update(lifecycle.checkpointed(task, state, now=rows.now))
+        assert await rows.stored(task.key) == task
+
+
+def test_an_item_that_would_outgrow_its_limit_stays_as_it_is(backend: Backend) -> None:
+    """Only DynamoDB knows what is there already."""
+
+    async def main() -> None:
+        rows = Rows(backend)
+        task = await rows.claimed(rows.single("x" * (ITEM_BYTES // 2)))
+        state = encode("x" * (ITEM_BYTES // 2), "state")
+        with pytest.raises(InvalidInput, match="has outgrown"):
+            await backend.store.update(lifecycle.checkpointed(task, state, now=rows.now))
+        assert await rows.stored(task.key) == task
 
     asyncio.run(main())
 
@@ -262,6 +283,10 @@ def test_what_has_expired_is_not_there(backend: Backend, dynamo: Dynamo, clock: 
         assert list(await backend.store.list_stranded(10)) == []
         assert list(await backend.logs.read(task.key, None, 10)) == []
         assert list(await backend.admin.pauses()) == []
+        assert await backend.store.put_chunk(ChunkRow(parent=parent.key, run=1, chunk=0, succeeded=0, failed=1)) is True
+        again = replace(line, message="again")
+        await backend.logs.append([LogBatch(key=task.key, run=1, fence=1, first=0, lines=[again], dropped=0)])
+        assert [found for _, found in await backend.logs.read(task.key, None, 10)] == [again]
         assert isinstance(await backend.store.update(rows.first_claim(parent, 0)), Written)
         assert await backend.store.get(child.key) is not None
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench import options, plan, report
 from bench.job import Job, Measurement
-from bench.loom import fan_out, run
+from bench.loom import fan_out, run, turns
 from bench.peers import bare_sqlite
 from bench.plan import Case, Metric, Workload
 from bench.runner import Series
@@ -111,6 +111,15 @@ def last_row(path: Path, table: str) -> dict[str, Any]:
 def width(value: object) -> object:
     """Numbers take what they take; a text counts with its length, give or take a process id."""
     return len(value) // 16 if isinstance(value, str) else type(value)
+
+
+@pytest.mark.parametrize(
+    ("spans", "most"),
+    [([], 0), ([(1, 2)], 1), ([(1, 3), (3, 5)], 1), ([(1, 4), (3, 5)], 2), ([(1, 9), (2, 3), (4, 6), (5, 7)], 3)],
+)
+def test_what_overlaps_is_counted(spans: Sequence[tuple[int, int]], most: int) -> None:
+    """A limit is held, or not, by this count alone."""
+    assert turns.most_at_once(spans) == most
 
 
 def test_ratio_and_change_are_those_of_medians() -> None:

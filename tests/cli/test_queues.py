@@ -3,13 +3,16 @@
 import asyncio
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taskloom import TaskKey, TaskModule
+from taskloom.cli.queue_views import item
 from taskloom.events.task_events import TaskQueueEvent
+from taskloom.ports import Cap, WorkerFacts
 from taskloom.record import time_text
 from tests.cli.program import Ended, call, run
 from tests.cli.test_steering import bury
@@ -140,6 +143,16 @@ def test_json_of_the_queues(module: TaskModule, database: Path, capsys: Capture)
     assert set(worker) >= {"name", "host", "pid", "version", "startedAt", "seenAt", "fanOuts", "running"}
     (pause,) = shown["pauses"]
     assert set(pause) == {"scope", "name", "at", "reason", "by"}
+
+
+def test_limits_stand_under_their_types_in_json() -> None:
+    """Types are spelt as they are; only names of ours become camelCase."""
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    worker = WorkerFacts(
+        name="host/1", host="host", pid=1, version="1.0.0", started_at=now, seen_at=now, concurrency=8,
+        tasks=["my_type"], fan_outs=[], running=[], caps={"my_type": Cap(total=3)},
+    )  # fmt: skip
+    assert item(worker)["caps"] == {"my_type": {"total": 3, "perTenant": None}}
 
 
 def test_when_there_is_nothing_it_says_so(module: TaskModule, database: Path, capsys: Capture) -> None:

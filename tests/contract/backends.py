@@ -2,6 +2,7 @@
 
 import asyncio
 
+from taskloom.capabilities import CAPABILITIES
 from taskloom.ports import Backend
 from tests.contract.base import Contract, in_threads, scenario
 from tests.support.rows import Rows
@@ -9,6 +10,10 @@ from tests.support.rows import Rows
 
 class BackendContract(Contract):
     """Every sentence of `ports.Backend`."""
+
+    def test_it_has_the_name_under_which_its_capabilities_stand(self, backend: Backend) -> None:
+        assert backend.name == self.backend_name
+        assert backend.name in CAPABILITIES
 
     def test_stream_and_queue_have_arns(self, backend: Backend) -> None:
         """As AWS writes them: applications pick their events by the table's name in it."""

@@ -34,7 +34,7 @@ PATIENCE: Final = 30.0
 """Real seconds after which something that must happen has not happened."""
 
 _NEEDS: Final[dict[Callable[..., None], str]] = {}
-_EXACT: Final[dict[Callable[..., None], Feature]] = {}
+_EXACTLY: Final[dict[Callable[..., None], Feature]] = {}
 
 
 def needs(flag: str) -> Callable[[TestT], TestT]:
@@ -47,11 +47,11 @@ def needs(flag: str) -> Callable[[TestT], TestT]:
     return mark
 
 
-def exact(feature: Feature) -> Callable[[TestT], TestT]:
-    """Marks a test that only a backend passes that does *feature* exactly, says `taskloom.capabilities` (rule 8)."""
+def exactly(feature: Feature) -> Callable[[TestT], TestT]:
+    """Marks a test that only a backend has which does *feature* exactly, by the table of `capabilities` (rule 8)."""
 
     def mark(test: TestT) -> TestT:
-        _EXACT[test] = feature
+        _EXACTLY[test] = feature
         return test
 
     return mark
@@ -79,15 +79,20 @@ def scenario(
 class Contract:
     """Root of the suites: what a backend may say of itself, and the ways through it that several suites go.
 
-    A flag that is False takes the tests that need it out of the class; nothing is skipped.
+    A flag that is False takes the tests that need it out of the class; nothing is skipped. So does the table of
+    `capabilities` with the tests that only an exact backend keeps.
     """
 
     backend_name: ClassVar[str] = "embedded"
-    """As `taskloom.capabilities` calls it. Tests of what the backend does not do exactly are taken out, too."""
+    """`Backend.name`."""
     pulls_stream: ClassVar[bool] = True
     """A worker takes the records of the change stream itself. Without it `sent` must be overridden."""
     pulls_steps: ClassVar[bool] = True
     """A worker receives the steps of executions from the queue."""
+    keeps_order: ClassVar[bool] = True
+    """Of one tenant, type and priority the queue gives out first what was there first."""
+    foresees: ClassVar[bool] = True
+    """The queue knows when the next message is due."""
     signals_arrive: ClassVar[bool] = True
     """A signal within the process always arrives, so that a test may wait for one."""
     polls: ClassVar[int] = 1
@@ -102,10 +107,9 @@ class Contract:
         for name in dir(cls):
             if name.startswith("test_"):
                 test = getattr(cls, name)
-                flag, feature = _NEEDS.get(test), _EXACT.get(test)
-                if flag is not None and not getattr(cls, flag):
-                    setattr(cls, name, None)
-                if feature is not None and not is_exact(feature, cls.backend_name):
+                flag, feature = _NEEDS.get(test), _EXACTLY.get(test)
+                lacks = flag is not None and not getattr(cls, flag)
+                if lacks or (feature is not None and not is_exact(cls.backend_name, feature)):
                     setattr(cls, name, None)
 
     async def elapse(self, backend: Backend, time: timedelta) -> None:

@@ -1,6 +1,7 @@
 """The contract of `ports.QueueAdmin`."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -9,6 +10,7 @@ from taskloom.capabilities import Feature
 from taskloom.model import FanOut, Kind, TaskEntity, TaskKey
 from taskloom.ports import (
     Backend,
+    Cap,
     DeadLetter,
     Delivery,
     LaneFigures,
@@ -20,7 +22,8 @@ from taskloom.ports import (
     Throughput,
     WorkerFacts,
 )
-from tests.contract.base import HOUR, Contract, exact, needs, scenario
+from taskloom.values import Json
+from tests.contract.base import HOUR, Contract, exactly, needs, scenario
 from tests.support.rows import Rows
 
 MINUTE = timedelta(minutes=1)
@@ -62,7 +65,7 @@ class QueueAdminContract(Contract):
         backend.close()
         assert await self._pauses(rows) == []
 
-    @exact(Feature.PAUSES)
+    @exactly(Feature.PAUSE)
     @scenario
     async def test_a_pause_holds_up_whoever_opens_the_backend_later(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -111,7 +114,7 @@ class QueueAdminContract(Contract):
 
     # --- lanes ---------------------------------------------------------------------------------------------------
 
-    @exact(Feature.LANES)
+    @exactly(Feature.QUEUE_DEPTHS)
     @scenario
     async def test_lanes_say_what_waits_is_delayed_and_is_held(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -134,7 +137,7 @@ class QueueAdminContract(Contract):
         await backend.queue.delete([first.receipt])
         assert await self._lanes(rows) == [self._lane(rows, waiting=2, in_flight=2, oldest_at=later)]
 
-    @exact(Feature.LANES)
+    @exactly(Feature.QUEUE_DEPTHS)
     @scenario
     async def test_a_delivery_that_nobody_kept_waits_again(self, backend: Backend) -> None:
         """Since its visibility ended: whoever had it is gone."""
@@ -145,7 +148,19 @@ class QueueAdminContract(Contract):
         await self.elapse(backend, 2 * self.tick)
         assert await self._lanes(rows) == [self._lane(rows, waiting=1, oldest_at=ends)]
 
-    @exact(Feature.LANES)
+    @exactly(Feature.QUEUE_DEPTHS)
+    @scenario
+    async def test_messages_of_tasks_that_have_ended_do_not_count(self, backend: Backend) -> None:
+        """They are still there, and a worker will drop them; but nothing waits."""
+        rows = Rows(backend)
+        tasks = await self.sent(rows, rows.single(), rows.single())
+        await rows.carry_out(rows.rejected(tasks[0]))
+        assert await self._lanes(rows) == [self._lane(rows, waiting=1, oldest_at=rows.now)]
+        assert len(await self._received(rows, 5)) == 2
+        await rows.carry_out(rows.rejected(tasks[1]))
+        assert await self._lanes(rows) == []
+
+    @exactly(Feature.QUEUE_DEPTHS)
     @scenario
     async def test_each_tenant_kind_and_type_is_one_line(self, backend: Backend) -> None:
         """Whatever the priorities; and nothing is left of one whose last message is gone."""
@@ -171,6 +186,7 @@ class QueueAdminContract(Contract):
 
     # --- throughput ----------------------------------------------------------------------------------------------
 
+    @exactly(Feature.THROUGHPUT)
     @scenario
     async def test_what_ends_is_counted_in_its_minute(self, backend: Backend) -> None:
         """By kind and type: what ended well, and what did not; whatever is tried again has not ended."""
@@ -203,6 +219,7 @@ class QueueAdminContract(Contract):
             (Kind.SFN_TASK, 0, 1),
         }
 
+    @exactly(Feature.THROUGHPUT)
     @scenario
     async def test_minutes_come_oldest_first_and_from_the_wanted_one_on(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -219,6 +236,7 @@ class QueueAdminContract(Contract):
         assert [minute.minute for minute in await self._throughput(rows, within)] == minutes[1:]
         assert await self._throughput(rows, rows.now + MINUTE) == []
 
+    @exactly(Feature.THROUGHPUT)
     @scenario
     async def test_a_refused_end_is_not_counted(self, backend: Backend) -> None:
         """An end counts once, however often its worker or a late one writes it."""
@@ -231,7 +249,7 @@ class QueueAdminContract(Contract):
 
     # --- place ---------------------------------------------------------------------------------------------------
 
-    @exact(Feature.PLACES)
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_counts_those_before_it(self, backend: Backend) -> None:
         """Those of its own tenant, type and priority that are due."""
@@ -250,7 +268,7 @@ class QueueAdminContract(Contract):
             assert place is not None
             assert (place.ahead, place.is_exact, place.is_held, place.visible_at) == (ahead, True, False, since)
 
-    @exact(Feature.PLACES)
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_counts_to_the_limit_at_most(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -260,7 +278,7 @@ class QueueAdminContract(Contract):
             assert place is not None
             assert (place.ahead, place.is_exact) == expected
 
-    @exact(Feature.PLACES)
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_of_what_is_held(self, backend: Backend) -> None:
         """It is in nobody's hands any more once its visibility has ended, or it was released."""
@@ -284,7 +302,7 @@ class QueueAdminContract(Contract):
         assert place is not None
         assert (place.is_held, place.visible_at) == (False, until)
 
-    @exact(Feature.PLACES)
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_place_counts_the_lanes_that_take_turns_with_it(self, backend: Backend) -> None:
         """With something due, of its priority or a higher one; another test may have left some."""
@@ -306,7 +324,6 @@ class QueueAdminContract(Contract):
         await backend.queue.release(delivery.receipt, rows.now)
         assert await self._lanes_beside(backend, task) == before + 3
 
-    @exact(Feature.PLACES)
     @scenario
     async def test_what_has_no_message_has_no_place(self, backend: Backend) -> None:
         """Neither before it is dispatched, nor once its message is done with; the kinds are two things."""
@@ -319,7 +336,7 @@ class QueueAdminContract(Contract):
         await backend.queue.delete([delivery.receipt for delivery in await self._received(rows, 10)])
         assert await backend.admin.place(sent.key, 10) is None
 
-    @exact(Feature.PLACES)
+    @exactly(Feature.EXPLAIN_POSITION)
     @scenario
     async def test_a_fan_out_that_waits_has_a_place(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -467,7 +484,8 @@ class QueueAdminContract(Contract):
         await backend.admin.beat(worker)
         assert await self._workers(rows, rows.now) == [worker]
         await self.elapse(backend, self.tick)
-        later = replace(worker, seen_at=rows.now, running=[], tasks=None, fan_outs=None)
+        caps = {"dög": Cap(total=3), "cat": Cap(per_tenant=1), "cow": Cap(total=8, per_tenant=2)}
+        later = replace(worker, seen_at=rows.now, running=[], tasks=None, fan_outs=None, caps=caps)
         await backend.admin.beat(later)
         assert await self._workers(rows, worker.seen_at) == [later]
 
@@ -552,6 +570,50 @@ class QueueAdminContract(Contract):
         assert place is not None
         return place.lanes
 
+    # --- duties --------------------------------------------------------------------------------------------------
+
+    @scenario
+    async def test_a_duty_is_taken_by_one_at_a_time(self, backend: Backend) -> None:
+        """Until its time is over, to the instant; the next one takes it then."""
+        name, now = Rows(backend).tenant, Rows(backend).now
+        until = now + MINUTE
+        assert await backend.admin.take_duty(name, now, until)
+        assert not await backend.admin.take_duty(name, now, until)
+        assert not await backend.admin.take_duty(name, until - timedelta(milliseconds=1), until + HOUR)
+        assert await backend.admin.take_duty(name, until, until + MINUTE)
+        assert not await backend.admin.take_duty(name, until, until + MINUTE)
+
+    @scenario
+    async def test_one_of_many_takes_a_duty(self, backend: Backend) -> None:
+        name, now = Rows(backend).tenant, Rows(backend).now
+        taken = await asyncio.gather(*(backend.admin.take_duty(name, now, now + MINUTE) for _ in range(10)))
+        assert sum(taken) == 1
+
+    @scenario
+    async def test_duties_are_apart(self, backend: Backend) -> None:
+        name, now = Rows(backend).tenant, Rows(backend).now
+        assert await backend.admin.take_duty(f"{name}-a", now, now + MINUTE)
+        assert await backend.admin.take_duty(f"{name}-b", now, now + MINUTE)
+        await backend.admin.report_duty(f"{name}-a", {"done": 1})
+        assert await backend.admin.duty(f"{name}-b") is None
+
+    @scenario
+    async def test_what_was_reported_last_is_known(self, backend: Backend) -> None:
+        """Any JSON; also while somebody else has the duty."""
+        name, now = Rows(backend).tenant, Rows(backend).now
+        assert await backend.admin.duty(name) is None
+        await backend.admin.take_duty(name, now, now + MINUTE)
+        assert await backend.admin.duty(name) is None
+        reports: Sequence[Mapping[str, Json]] = (
+            {"at": "é", "done": {"x": 1, "y": [None, True, 1.5]}},
+            {"done": 2},
+        )
+        for facts in reports:
+            await backend.admin.report_duty(name, facts)
+            assert await backend.admin.duty(name) == facts
+        await backend.admin.take_duty(name, now + MINUTE, now + HOUR)
+        assert await backend.admin.duty(name) == {"done": 2}
+
     async def _waiting(
         self, backend: Backend, tenant: str | None, task_type: str | None, *, limit: int = 3
     ) -> list[TaskKey]:
@@ -569,7 +631,8 @@ class QueueAdminContract(Contract):
             records = await self.records(rows)
             assert len(records) == len(tasks)
             problems = [
-                StreamFailure(sequence=record.sequence, reason="why: é", retry_at=retry_at) for record in records
+                StreamFailure(sequence=record.sequence, failures=record.failures, reason="why: é", retry_at=retry_at)
+                for record in records
             ]
             await rows.backend.stream.settle([], problems)
         return tasks

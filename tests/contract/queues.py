@@ -7,7 +7,7 @@ from datetime import timedelta
 from taskloom.capabilities import Feature
 from taskloom.model import TaskKey
 from taskloom.ports import Backend, Cap, Delivery, MessageKind, Pause, PauseScope, Receipt, Served
-from tests.contract.base import HOUR, Contract, due, exact, in_threads, scenario
+from tests.contract.base import HOUR, Contract, due, exactly, in_threads, needs, scenario
 from tests.support.rows import Rows
 
 NOTHING = Served(tasks=frozenset(), fan_outs=frozenset())
@@ -43,7 +43,7 @@ class QueueContract(Contract):
         own += await self.received(rows)
         assert sorted(delivery.key.id for delivery in own) == sorted(task.id for task in tasks)
 
-    @exact(Feature.ORDER)
+    @needs("keeps_order")
     @scenario
     async def test_the_oldest_message_of_a_lane_comes_first(self, backend: Backend) -> None:
         """A lane: one type, one tenant, one priority."""
@@ -59,7 +59,7 @@ class QueueContract(Contract):
             keys += [delivery.key for delivery in found]
         assert keys == [task.key for task in tasks]
 
-    @exact(Feature.FAIRNESS)
+    @exactly(Feature.FAIRNESS)
     @scenario
     async def test_types_and_kinds_take_turns(self, backend: Backend) -> None:
         """Whichever has more, and whoever was there first."""
@@ -73,7 +73,7 @@ class QueueContract(Contract):
         found = await backend.queue.receive(Served(tasks=both, fan_outs=both), 4, visible_at=rows.now + HOUR)
         assert {task.key for task in few} <= {delivery.key for delivery in found}
 
-    @exact(Feature.FAIRNESS)
+    @exactly(Feature.FAIRNESS)
     @scenario
     async def test_tenants_take_turns(self, backend: Backend) -> None:
         """However the slots become free: another tenant's new task waits for one round of all tenants."""
@@ -89,7 +89,7 @@ class QueueContract(Contract):
                     taken += await self._taken(rows, limit)
                 assert len(taken) <= late * limit
 
-    @exact(Feature.FAIRNESS)
+    @exactly(Feature.FAIRNESS)
     @scenario
     async def test_tenants_share_evenly(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -99,7 +99,7 @@ class QueueContract(Contract):
         taken = [key for _ in range(15) for key in await self._taken(rows, 4)]
         assert Counter(key.tenant_code for key in taken) == dict.fromkeys(tenants, 20)
 
-    @exact(Feature.PRIORITIES)
+    @exactly(Feature.PRIORITY)
     @scenario
     async def test_a_higher_priority_goes_first(self, backend: Backend) -> None:
         """Over tenants and types; and whatever waited before."""
@@ -117,7 +117,7 @@ class QueueContract(Contract):
                 del tasks[delivery.key]
         assert not tasks
 
-    @exact(Feature.CAPS)
+    @exactly(Feature.MAX_CONCURRENCY)
     @scenario
     async def test_a_cap_bounds_what_is_in_the_hands_of_workers(self, backend: Backend) -> None:
         """In all and per tenant; what is deleted or released makes room, and what is not capped is not held up."""
@@ -145,7 +145,7 @@ class QueueContract(Contract):
         only = Served(tasks=types, fan_outs=frozenset())
         assert len(await backend.queue.receive(only, 20, visible_at=rows.now + HOUR)) == 10 - 1 - 3
 
-    @exact(Feature.PAUSES)
+    @exactly(Feature.PAUSE)
     @scenario
     async def test_what_is_paused_is_not_taken(self, backend: Backend) -> None:
         """A type or a tenant; what is in the hands of workers goes on. After the end of the pause it comes."""
@@ -366,7 +366,7 @@ class QueueContract(Contract):
 
     # --- next_due ------------------------------------------------------------------------------------------------
 
-    @exact(Feature.FORESIGHT)
+    @needs("foresees")
     @scenario
     async def test_next_due_says_when_there_is_something_to_receive(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -390,7 +390,7 @@ class QueueContract(Contract):
         await backend.queue.delete([second.receipt])
         assert await backend.queue.next_due(served) is None
 
-    @exact(Feature.FORESIGHT)
+    @needs("foresees")
     @scenario
     async def test_next_due_speaks_of_what_the_worker_serves(self, backend: Backend) -> None:
         rows = Rows(backend)

@@ -55,13 +55,17 @@ MAX_TOPS: Final = 3
 STATUS_CHANGES: Final = {(status, after) for (status, _), after in NEXT.items()}
 
 
-def run_store_machine(backend: Backend, *, runs: int = 80, is_proof: bool = False) -> None:
-    """Try the store of *backend* in this many runs of 40 steps. Raises: AssertionError; the steps are printed.
+def run_store_machine(
+    backend: Backend, kind: "type[StoreMachine] | None" = None, *, runs: int = 80, is_proof: bool = False
+) -> None:
+    """Try *backend* with this *kind* of machine in this many runs of 40 steps.
 
     As a proof that a broken store is found, the runs are always the same, and the first failure will do.
+    Raises: AssertionError; the steps are printed.
     """
+    base = StoreMachine if kind is None else kind
 
-    class Machine(StoreMachine):
+    class Machine(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             super().__init__(backend)
 

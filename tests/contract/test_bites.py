@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from taskloom.capabilities import Feature
 from taskloom.embedded.backend import embedded_backend
 from taskloom.ids import RandomIds
 from taskloom.ports import Backend
-from tests.contract.base import Contract, exact, needs
+from tests.contract.base import Contract, needs
+from tests.contract.queues import QueueContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.task_store import TaskStoreContract
 from tests.support import broken
@@ -146,22 +146,27 @@ def test_a_flag_takes_its_tests_out_of_the_suite() -> None:
         def test_of_the_steps(self) -> None:
             pass
 
-        @exact(Feature.PLACES)
-        def test_of_places(self) -> None:
-            pass
-
         def test_of_anybody(self) -> None:
             pass
 
     class Pushed(Suite):
         pulls_stream = False
 
-    class Distributed(Suite):
-        backend_name = "aws"
-
     def tests_of(suite: type[Suite]) -> set[str]:
         return {name for name in dir(suite) if name.startswith("test_") and callable(getattr(suite, name))}
 
-    assert tests_of(Suite) == {"test_of_the_stream", "test_of_the_steps", "test_of_places", "test_of_anybody"}
-    assert tests_of(Pushed) == {"test_of_the_steps", "test_of_places", "test_of_anybody"}
-    assert tests_of(Distributed) == {"test_of_the_stream", "test_of_the_steps", "test_of_anybody"}
+    assert tests_of(Suite) == {"test_of_the_stream", "test_of_the_steps", "test_of_anybody"}
+    assert tests_of(Pushed) == {"test_of_the_steps", "test_of_anybody"}
+
+
+def test_an_inexact_backend_is_not_held_to_what_only_an_exact_one_keeps() -> None:
+    """Rule 8: the suite reads the table. Every other test stays, and the exact backend keeps all."""
+
+    class OnAws(QueueContract):
+        backend_name = "aws"
+
+    def names(suite: type[Contract]) -> set[str]:
+        return {name for name in dir(suite) if name.startswith("test_") and getattr(suite, name) is not None}
+
+    assert {"test_a_higher_priority_goes_first", "test_tenants_take_turns"} <= names(QueueContract) - names(OnAws)
+    assert len(names(OnAws)) > len(names(QueueContract)) / 2

@@ -16,7 +16,10 @@ from tests.contract.executions import StateMachineContract
 from tests.contract.idempotency import IdempotencyContract
 from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
+from tests.contract.queue_machine import QueueMachine
 from tests.contract.queues import QueueContract
+from tests.contract.repairs import RepairsContract
+from tests.contract.retention import LettersOfTheGoneContract, RetentionContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.task_logs import TaskLogsContract
@@ -40,6 +43,10 @@ class TestSqliteIdempotency(IdempotencyContract):
 
 
 class TestSqliteDeadlines(DeadlinesContract):
+    pass
+
+
+class TestSqliteRepairs(RepairsContract):
     pass
 
 
@@ -67,6 +74,14 @@ class TestSqliteTaskLogs(TaskLogsContract):
     pass
 
 
+class TestSqliteRetention(RetentionContract):
+    pass
+
+
+class TestSqliteLettersOfTheGone(LettersOfTheGoneContract):
+    pass
+
+
 class TestFileSignals(SignalsContract):
     pass
 
@@ -78,3 +93,8 @@ class TestEmbeddedBackend(BackendContract):
 def test_task_store_matches_model(backend: Backend) -> None:
     """The suite tries each promise; this tries them in any order."""
     run_store_machine(backend)
+
+
+def test_queue_matches_model(backend: Backend) -> None:
+    """The same, with operators who pause and resume, and tasks of any priority."""
+    run_store_machine(backend, QueueMachine, runs=60)

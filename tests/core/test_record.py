@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from taskloom.errors import InvalidInput
 from taskloom.model import Failure, FanOut, Kind, Progress, TaskEntity, TaskKey, TaskStatus
 from taskloom.record import (
+    entry_text,
     failure_item,
     failure_of,
     fan_out_item,
     fan_out_of,
+    foreign_spellings,
     from_item,
     parse_time,
     progress_item,
@@ -177,3 +179,34 @@ def test_a_damaged_item(damage: dict[str, object]) -> None:
     """One error for all of it, so that whoever reads a stream catches one."""
     with pytest.raises(InvalidInput, match="is no stored task"):
         from_item(GOOD | damage)
+
+
+@settings(max_examples=50)
+@given(entities())
+def test_short_entries_are_read_like_long_ones(task: TaskEntity[Any]) -> None:
+    """A table that is paid for by the byte keeps the history in short."""
+    item = to_item(task)
+    short = item | {"history": [entry_text(entry) for entry in task.history]}
+    assert from_item(short) == from_item(item)
+
+
+def test_values_may_be_kept_as_text() -> None:
+    """Where the table cannot hold them as they are."""
+    item = {
+        "pk": "TASK#acme",
+        "sk": "cat#01JX",
+        "status": "COMPLETED",
+        "createdAt": "2026-05-01T12:00:00.000Z",
+        "inputJson": '{"":1}',
+        "stateJson": "[[[]]]",
+        "attributes": {"resultJson": '[[{"":null}]]'},
+    }
+    task = from_item(item)
+    assert (task.input, task.state, task.result) == ({"": 1}, [[[]]], {"": None})
+
+
+@pytest.mark.parametrize("status", TaskStatus)
+def test_what_the_original_wrote_for_a_status(status: TaskStatus) -> None:
+    for spelling in foreign_spellings(status):
+        assert TaskStatus(spelling) is status
+    assert foreign_spellings(TaskStatus.PENDING) == ["CREATED", "QUEUED"]

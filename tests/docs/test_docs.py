@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from taskloom import Settings, TaskKey
+from taskloom.aws import table
+from taskloom.capabilities import CAPABILITIES, Feature
 from taskloom.embedded import schema
 from taskloom.lifecycle import NEXT
 from taskloom.model import Kind
@@ -86,22 +88,48 @@ def test_the_table_of_keys_is_what_the_code_makes() -> None:
 
 def test_the_table_of_tables_is_the_schema() -> None:
     text = (ROOT / "docs" / "keys.md").read_text()
+    text = text.partition("On AWS")[0]
     documented = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.MULTILINE))
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         schema.prepare(connection)
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            if not table.startswith("sqlite_"):
+        for name in tables:
+            if not name.startswith("sqlite_"):
                 keys = [
                     row[1]
-                    for row in sorted(connection.execute(f"PRAGMA table_info({table})"), key=lambda row: int(row[5]))
+                    for row in sorted(connection.execute(f"PRAGMA table_info({name})"), key=lambda row: int(row[5]))
                     if row[5]
                 ]
-                assert re.findall(r"`(\w+)`", documented.pop(table)) == keys
+                assert re.findall(r"`(\w+)`", documented.pop(name)) == keys
     finally:
         connection.close()
     assert not documented
+
+
+def test_the_keys_on_aws_are_those_of_the_table() -> None:
+    """Each beginning that the table knows, and the indexes with their keys."""
+    text = (ROOT / "docs" / "keys.md").read_text().partition("On AWS")[2]
+    keys = re.findall(r"^\| [^|`]+ \| `([A-Z_]+)[#`]", text, re.MULTILINE)
+    assert set(keys) == table.PREFIXES.keys()
+    indexes = re.findall(r"^\| `(\w+)` \| `(\w+)`[^|]* \| `(\w+)`[^|]* \|", text, re.MULTILINE)
+    assert {name: (hash_, range_) for name, hash_, range_ in indexes} == table.INDEXES
+    parent = TaskKey.step_function("<tenant>", "<type>", "<ULID>")
+    assert f"`{table.chunk_pk(parent, 1).removesuffix('1')}<run>`" in text
+    assert f"`{table.idempotency_pk('<tenant>', '<key>')}`" in text
+    assert f"`{table.failed_mark('<pk>')}`" in text
+    assert f"`{table.due_mark('<bucket>')}`" in text
+
+
+def test_the_table_of_backends_is_the_one_that_is_enforced() -> None:
+    text = (ROOT / "docs" / "backends.md").read_text()
+    expected = [
+        f"| {feature} | " + " | ".join(f"**{line[feature].level}**: {line[feature].why}" for line in lines) + " |"
+        for lines in [CAPABILITIES.values()]
+        for feature in Feature
+    ]
+    assert "| feature | " + " | ".join(CAPABILITIES) + " |" in text
+    assert re.findall(r"^\| .+ \| \*\*.+ \|$", text, re.MULTILINE) == expected
 
 
 def test_the_table_of_settings_names_each_field_its_variable_and_default() -> None:

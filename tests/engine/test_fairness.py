@@ -157,7 +157,7 @@ def test_the_types_of_a_tenant_take_turns(backend: Backend, concurrency: int) ->
         await work(module, concurrency=concurrency)
 
     asyncio.run(scenario())
-    shared = Counter((key.tenant_code, key.parts.task_type) for key in course.started[:120])
+    shared = Counter((str(key.tenant_code), str(key.parts.task_type)) for key in course.started[:120])
     assert all(abs(shared["ann", type_] - 10) <= concurrency for type_ in MANY), shared
     assert abs(shared["bob", MANY[2]] - 60) <= concurrency, shared
 

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,7 +15,7 @@ from taskloom.errors import StoreBusy
 from taskloom.execution.heart import LOOK_EVERY
 from taskloom.lifecycle import Change, Claimant, Written, claim, completed
 from taskloom.model import Kind, TaskEntity
-from taskloom.ports import Backend
+from taskloom.ports import Backend, QueueAdmin
 from taskloom.values import EncodedJson
 from tests.support.clock import FakeClock
 from tests.support.faults import DEADLINE, Gate, Inner, PortCall, Probe, tapped
@@ -739,3 +740,25 @@ def test_a_worker_is_seen_while_it_lives_and_no_longer(backend: Backend, clock: 
         assert await backend.admin.workers(began) == []
 
     asyncio.run(main())
+
+
+def test_a_worker_that_cannot_sign_off_ends_all_the_same(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not seen again, which tells the same a little later; its tasks are done."""
+
+    class Unreachable:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(backend.admin, name)
+
+        async def leave(self, name: str) -> None:
+            raise StoreBusy("on purpose")
+
+    module = module_over(replace(backend, admin=cast(QueueAdmin, Unreachable())))
+    module.task("job")(lambda event: "done")
+
+    async def main() -> None:
+        made = await module.task_service.create_task(tenant_code=TENANT, task_type="job")
+        await work(module)
+        assert (await module.task_service.get_task(made.key)).result == "done"
+
+    asyncio.run(main())
+    assert "the worker could not be signed off" in caplog.text

@@ -1,7 +1,6 @@
 """The column of a long history, when it is shortened: what stays, what is counted, and how long it may be."""
 
 import json
-from dataclasses import replace
 from datetime import datetime
 from itertools import cycle, islice
 from typing import Final
@@ -149,7 +148,7 @@ def test_the_newest_entry_stays_however_long_it_is() -> None:
 def _of_size(number: int, size: int) -> HistoryEntry:
     """An entry that takes *size* characters of the column."""
     entry = HistoryEntry(at=_at(number), status=TaskStatus.PENDING, run=1, attempt=1, reason="")
-    entry = replace(entry, reason="x" * (size - len(rows.history_text(entry))))
+    entry = entry._replace(reason="x" * (size - len(rows.history_text(entry))))
     assert len(rows.history_text(entry)) == size
     return entry
 

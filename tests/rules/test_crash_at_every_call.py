@@ -33,6 +33,7 @@ async def crash(scenario: Scenario, database: Path, number: int, *, after: bool)
     return None if tap.at is None else tap.at.name
 
 
+@pytest.mark.timeout(360)  # up to 200 crashes each: seconds on an idle machine, minutes on a busy one
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_crash_before_and_after_every_call(scenario: Scenario, tmp_path: Path) -> None:
     """Enumerated, not sampled. A crash after a read is the crash before the next call, so it is left out."""

@@ -110,7 +110,7 @@ async def _no_fence(call: PortCall, inner: Inner) -> Any:
     """A store that asks for no fence."""
     if call.name == "store.update" and not call.args[0].guard.absent:
         change = call.args[0]
-        return await inner(replace(change, guard=replace(change.guard, fence=None)))
+        return await inner(replace(change, guard=change.guard._replace(fence=None)))
     return await inner()
 
 

@@ -208,7 +208,7 @@ def test_a_store_that_forgets_run_and_status_is_noticed(tmp_path: Path, clock: F
         (done,) = await all_tasks(backend)
         end = finalized(done, succeeded=6, failed=0, now=clock.now(), by="late", claim_id="late")
         before = await picture(backend)
-        await backend.store.update(replace(end, guard=replace(end.guard, status=None, run=None)))
+        await backend.store.update(replace(end, guard=end.guard._replace(status=None, run=None)))
         assert await picture(backend) != before
         with pytest.raises(AssertionError):
             await check_end(FAN_OUT, backend)

@@ -42,13 +42,17 @@ _PORTS: Final[Mapping[str, type]] = {
     "payloads": ports.PayloadStore,
     "items": ports.ItemWriter,
     "logs": ports.TaskLogs,
+    "admin": ports.QueueAdmin,
 }
+_BEST_EFFORT: Final = frozenset({"admin.beat", "admin.leave", "admin.take_duty", "admin.report_duty"})
+"""What workers say about themselves, whenever they like: nobody relies on it, and it would blur the order of calls."""
 
 
 def calls_of(port: str) -> frozenset[str]:
     """The names of all calls of *port* (`store.update`, …), as its Protocol lists them."""
     members = vars(_PORTS[port])
-    return frozenset(f"{port}.{name}" for name, member in members.items() if inspect.iscoroutinefunction(member))
+    names = (f"{port}.{name}" for name, member in members.items() if inspect.iscoroutinefunction(member))
+    return frozenset(names) - _BEST_EFFORT
 
 
 READS: Final = frozenset(
@@ -57,6 +61,8 @@ READS: Final = frozenset(
         *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
         "logs.read",
+        *("admin.pauses", "admin.lanes", "admin.throughput", "admin.place", "admin.waiting", "admin.dead_letters"),
+        *("admin.duty", "admin.workers"),
     }
 )
 """Calls that change nothing."""
@@ -72,6 +78,7 @@ def tapped(backend: Backend, tap: Tap) -> Backend:
         machine=cast("ports.StateMachine", _Port(backend.machine, "machine", tap)),
         payloads=cast("ports.PayloadStore", _Port(backend.payloads, "payloads", tap)),
         logs=cast("ports.TaskLogs", _Port(backend.logs, "logs", tap)),
+        admin=cast("ports.QueueAdmin", _Port(backend.admin, "admin", tap)),
     )
 
 

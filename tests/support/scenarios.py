@@ -33,6 +33,7 @@ from tests.support.clock import FakeClock
 TENANT: Final = "acme"
 LEASE: Final = 60.0
 
+IN_PROGRESS = TaskStatus.IN_PROGRESS
 COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 _NEW_RUN: Final = {Trigger.RETRY_RUN, Trigger.CLAIM_IN_NEW_RUN}
 _STEPS: Final = {(before, after) for (before, trigger), after in NEXT.items() if trigger not in _NEW_RUN}
@@ -167,6 +168,16 @@ class Watching(EventFactoryAddedTask):
 class _Dropping(EventFactoryAddedTask):
     async def transform_dynamodb_stream(self, event: Any) -> Sequence[Any]:
         return []
+
+
+class _RaisingOnce(EventFactoryAddedTask):
+    """Broken until somebody has seen it, and runs its tasks again."""
+
+    async def transform_dynamodb_stream(self, event: Any) -> Sequence[Any]:
+        events = await super().transform_dynamodb_stream(event)
+        if any(one.task_entity.run == 1 for one in events):
+            raise ValueError("the factory is broken")
+        return events
 
 
 class _Raising(EventFactoryAddedTask):
@@ -338,6 +349,59 @@ DEAD_LETTER: Final = Scenario(
     end=Expected(status=FAILED, error="the factory is broken"),
     patience=(1, 2, 4, 8),
 )
+
+
+async def _create_paused(service: TaskService) -> TaskEntity[Any]:
+    await service.queues.pause(task_type="single", reason="maintenance", by="operator")
+    return await service.create_task(
+        tenant_code=TENANT, task_type="single", input={"key": "v"}, idempotency_key="paused"
+    )
+
+
+async def _resume(service: TaskService, task: TaskEntity[Any]) -> None:
+    for pause in await service.queues.pauses():
+        claims = [entry for entry in (await service.get_task(task.key)).history if entry.status is IN_PROGRESS]
+        assert all(entry.at <= pause.at for entry in claims), "it was started while its type was paused"
+    await service.queues.resume(task_type="single")
+
+
+async def _purge(service: TaskService, task: TaskEntity[Any]) -> None:
+    await service.queues.purge(task_type=task.task_type, reason="enough", by="operator")
+
+
+async def _redrive(service: TaskService, task: TaskEntity[Any]) -> None:
+    """By its letter. Whoever dies between the end of a task and its letter leaves none: then by its key."""
+    redriven = await service.queues.redrive(by="operator")
+    task = await service.get_task(task.key)
+    if not redriven and task.status is FAILED:
+        await service.retry_task(task.key, by="operator")
+    assert not await service.queues.dead_letters(), "what was redriven has no letter any more"
+
+
+PAUSE: Final = Scenario(
+    name="task of a type that is paused, and resumed",
+    define=_define_single,
+    create=_create_paused,
+    steer=_resume,
+    end=Expected(status=COMPLETED, result=["done", {"key": "v"}]),
+    is_repeated=True,
+)
+PURGE: Final = Scenario(
+    name="purge a task that waits for its next attempt",
+    define=_define_stubborn,
+    create=lambda service: service.create_task(tenant_code=TENANT, task_type="stubborn"),
+    steer=_purge,
+    end=Expected(status=CANCELLED, error="it never works"),
+)
+REDRIVE: Final = Scenario(
+    name="redrive a task that died in a broken event factory",
+    define=_define_single,
+    event_factory=_RaisingOnce,
+    create=_create_single,
+    steer=_redrive,
+    end=Expected(status=COMPLETED, result=["done", {"key": "v"}]),
+    patience=(1, 2, 4, 8),
+)
 SCENARIOS: Final = (
     SINGLE,
     RETRY,
@@ -351,6 +415,9 @@ SCENARIOS: Final = (
     TWO_WORKERS,
     DROPPED,
     DEAD_LETTER,
+    PAUSE,
+    PURGE,
+    REDRIVE,
 )
 
 
@@ -379,13 +446,12 @@ async def tell(scenario: Scenario, backend: Backend, clock: FakeClock, effects: 
             for _ in range(1 if len(workers) == 1 else 8):
                 await asyncio.gather(*(worker.drain() for worker in workers))
 
-        await drain()
-        if scenario.steer is not None:
-            await scenario.steer(module.task_service, task)
-            await drain()
-        for seconds in scenario.patience:
+        for seconds in (0.0, *scenario.patience):
             clock.advance(seconds)
             await drain()
+            if scenario.steer is not None:
+                await scenario.steer(module.task_service, task)
+                await drain()
 
 
 async def recover(scenario: Scenario, backend: Backend, clock: FakeClock, effects: Effects | None = None) -> None:

@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from taskloom import (
     EventFactoryAddedTask,
+    NewTask,
     Retry,
     StepFunctionTaskEvent,
     TaskKey,
@@ -23,9 +25,10 @@ from taskloom import (
 from taskloom.clock import to_milliseconds
 from taskloom.embedded.database import BUSY_SECONDS
 from taskloom.errors import InvalidInput, TaskNotFound
+from taskloom.execution.reconciler import DUTY
 from taskloom.execution.worker import Worker
 from taskloom.operations.explaining import Cause, Explanation
-from taskloom.ports import Served
+from taskloom.ports import Cap, Served
 from taskloom.record import time_text
 from tests.engine import processes
 from tests.support.clock import FakeClock
@@ -91,6 +94,12 @@ async def create(module: TaskModule, tenant_code: str = "acme", task_type: str =
     return await module.task_service.create_task(tenant_code=tenant_code, task_type=task_type, **options)
 
 
+async def ended(module: TaskModule, count: int) -> None:
+    """So many tasks of type "job" have ended just now: in few commits, each of which waits for a busy disk."""
+    await module.task_service.create_tasks(NewTask(tenant_code="acme", task_type="job") for _ in range(count))
+    await drained(module, concurrency=count)
+
+
 def busy(module: TaskModule, gate: Gate, **options: Any) -> None:
     """Tasks of type "job" with "stop" as their input stop at *gate*."""
 
@@ -139,10 +148,8 @@ def test_others_are_before_it(make_module: MakeModule, clock: FakeClock) -> None
     async def scenario() -> None:
         gate = Gate()
         busy(module, gate)
+        await ended(module, 30)
         async with living(module, concurrency=1) as worker:
-            for _ in range(30):
-                await create(module)
-            await worker.drain()
             await create(module, input="stop")
             await gate.reached.wait()
             tasks = [await create(module) for _ in range(4)]
@@ -150,14 +157,14 @@ def test_others_are_before_it(make_module: MakeModule, clock: FakeClock) -> None
             clock.advance(12)
             facts = await told(
                 module, tasks[3].key, Cause.TURN,
-                "3 of its tenant and type are before it", "has waited for 12 s", "0.1 per second", "in about 40 s",
+                "3 of its tenant and type are before it", "has waited for 12 s", "2.5 per second", "in about 2 s",
             )  # fmt: skip
-            starts_at = clock.now() + timedelta(seconds=40)
+            starts_at = clock.now() + timedelta(seconds=1.6)
             assert facts == {
-                "ahead": 3, "is_exact": True, "tenants": 1, "oldest_age": 12.0, "rate": 0.1,
+                "ahead": 3, "is_exact": True, "tenants": 1, "oldest_age": 12.0, "rate": 2.5,
                 "starts_at": time_text(starts_at),
             }  # fmt: skip
-            assert (await told(module, tasks[0].key, Cause.TURN, "0 of its tenant", "in about 10 s"))["ahead"] == 0
+            assert (await told(module, tasks[0].key, Cause.TURN, "0 of its tenant", "in about 0 s"))["ahead"] == 0
             gate.open.set()
             await worker.drain()
 
@@ -196,18 +203,17 @@ def test_other_tenants_take_turns_with_it(make_module: MakeModule, clock: FakeCl
     async def scenario() -> None:
         gate = Gate()
         busy(module, gate)
+        await ended(module, 30)
         async with living(module, concurrency=1) as worker:
-            for _ in range(30):
-                await create(module)
-            await worker.drain()
             await create(module, input="stop")
             await gate.reached.wait()
             others = [await create(module, tenant_code=f"secret-{number}", input="hush") for number in (1, 1, 2)]
             task = await create(module)
             await in_queue(module, *others, task)
+            clock.advance(10)
             facts = await told(
                 module, task.key, Cause.TURN,
-                "0 of its tenant and type are before it", "2 other tenants take turns with it", "in about 30 s",
+                "0 of its tenant and type are before it", "2 other tenants take turns with it", "in about 1 s",
             )  # fmt: skip
             assert facts["tenants"] == 3
             explanation = await module.task_service.explain(task.key)
@@ -502,6 +508,48 @@ def test_as_many_of_its_tenant_run_as_may(make_module: MakeModule, clock: FakeCl
     asyncio.run(within_patience(scenario()))
 
 
+def test_whoever_asks_learns_the_limits_of_the_workers(make_module: MakeModule, clock: FakeClock) -> None:
+    """A web process knows no handler: what the workers say counts, not what the one that asks knows."""
+    module, stranger, generous = make_module(clock=clock), make_module(clock=clock), make_module(clock=clock)
+
+    async def scenario() -> None:
+        gate = Gate()
+        busy(module, gate, max_concurrency=2)
+        busy(generous, gate, max_concurrency=3)
+        async with living(module, concurrency=8) as worker:
+            await running(module, *[await create(module, input="stop") for _ in range(2)])
+            task = await create(module)
+            await in_queue(module, task)
+            await told(stranger, task.key, Cause.CAPPED, "2 of its type run", "max_concurrency=2")
+            await told(generous, task.key, Cause.CAPPED, "max_concurrency=2")
+            caps = [facts.caps for facts in await stranger.task_service.queues.workers()]
+            assert caps == [{"job": Cap(total=2)}]
+            # One more worker, which would take it: then it only waits for its turn.
+            facts = replace((await stranger.task_service.queues.workers())[0], name="another", caps={})
+            await module._backend.admin.beat(facts)
+            await told(stranger, task.key, Cause.TURN)
+            await module._backend.admin.leave("another")
+            gate.open.set()
+            await worker.drain()
+
+    asyncio.run(within_patience(scenario()))
+
+
+def test_limits_of_types_that_a_worker_does_not_serve_are_not_its_own(
+    make_module: MakeModule, clock: FakeClock
+) -> None:
+    module = make_module(clock=clock)
+
+    async def scenario() -> None:
+        busy(module, Gate(), max_concurrency=2)
+        module.task("other", max_concurrency_per_tenant=3)(lambda event: None)
+        async with living(module, task_types=["other"]):
+            (facts,) = await module.task_service.queues.workers()
+            assert facts.caps == {"other": Cap(per_tenant=3)}
+
+    asyncio.run(within_patience(scenario()))
+
+
 # --- on its way ------------------------------------------------------------------------------------------------------
 
 
@@ -578,7 +626,15 @@ def test_it_has_lost_its_message(make_module: MakeModule, clock: FakeClock, data
                 await told(module, task.key, Cause.BACKOFF)
                 clock.advance(30)
                 await listed(module, worker)
-            await told(module, task.key, Cause.REPAIR, "has no message in the queue", "reconciler")
+            facts = await told(
+                module, task.key, Cause.REPAIR, "has no message in the queue", "reconciler", "within a minute"
+            )
+            assert facts["repair_at"] is None
+            now = clock.now()
+            await module._backend.admin.take_duty(DUTY, now, now)  # as the reconciler says that it has looked
+            await module._backend.admin.report_duty(DUTY, {"at": time_text(now - timedelta(seconds=20))})
+            facts = await told(module, task.key, Cause.REPAIR, "(in 40 s)")
+            assert facts["repair_at"] == time_text(now + timedelta(seconds=40))
             await module.task_service.cancel_task(task.key)
             gate.open.set()
             await worker.drain()

@@ -22,6 +22,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "grace_seconds": 30.0,
         "idempotency_ttl": 86400.0,
         "retry": None,
+        "ttl": None,
         "log_level": "INFO",
         "table_name": None,
         "task_queue_url": None,
@@ -48,6 +49,7 @@ ENVIRONMENT = [
     ("payload_bucket", "payloads", "payloads"),
     ("topic_arn", "arn:aws:sns:r:1:status", "arn:aws:sns:r:1:status"),
     ("alarm_topic_arn", "arn:aws:sns:r:1:alarm", "arn:aws:sns:r:1:alarm"),
+    ("ttl", "86400", 86400.0),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]

@@ -19,7 +19,7 @@ from taskloom.aws.looks import Looks
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.errors import InvalidInput
 from taskloom.model import Kind, TaskKey, TaskStatus
-from taskloom.ports import DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
+from taskloom.ports import Cap, DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
 from taskloom.record import PK, SK
 from taskloom.values import Json
 
@@ -255,6 +255,7 @@ class DynamoQueueAdmin:
             if seen_at >= since:
                 facts: dict[str, Any] = json.loads(item["facts"]["S"])
                 facts |= {"started_at": from_milliseconds(facts["started_at"]), "seen_at": from_milliseconds(seen_at)}
+                facts["caps"] = {name: Cap(**cap) for name, cap in facts.get("caps", {}).items()}
                 workers.append(WorkerFacts(**facts))
         return workers
 

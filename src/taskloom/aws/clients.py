@@ -61,17 +61,21 @@ class Clients:
 
     async def run(self, work: Callable[[], ResultT]) -> ResultT:
         """What *work* returns in a thread. Once begun it is carried out, even if nobody waits for it any more."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool(), work)
+        loop = asyncio.get_running_loop()
+        try:
+            future = loop.run_in_executor(self._pool(), work)
+        except RuntimeError:  # closed between the two: the next use opens again
+            future = loop.run_in_executor(self._pool(), work)
+        return await future
 
     def send(self, service: str, operation: str, **parameters: Any) -> Any:
         """The answer of one operation, for whoever is in a thread already.
 
         Raises: StoreError; InvalidInput; `ConditionFailed` and `Cancelled`, which are the adapters' own.
         """
-        call = getattr(self.client(service), operation)
         for attempt in range(CONFLICTS + 1):
             try:
-                return call(**parameters)
+                return getattr(self.client(service), operation)(**parameters)
             except (ClientError, BotoCoreError) as error:
                 if attempt == CONFLICTS or not is_conflict(error):
                     raise translated(error) from error

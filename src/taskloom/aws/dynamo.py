@@ -5,8 +5,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-from taskloom.aws.changes import Expression
+from taskloom.aws.changes import Expression, is_absent
 from taskloom.aws.clients import FIRST_PAUSE, Clients, pause
+from taskloom.aws.failures import ConditionFailed
 from taskloom.aws.items import Item, is_expired
 from taskloom.aws.limits import BATCH_GET_ITEMS
 from taskloom.clock import to_milliseconds
@@ -47,12 +48,33 @@ class Dynamo:
 
     def get(self, key: Mapping[str, Any]) -> Item | None:
         """The item *key*, strongly consistent; None when it is absent."""
-        item = self.send("get_item", Key=dict(key), ConsistentRead=True).get("Item")
+        item = self.get_expired(key)
         return None if item is None or is_expired(item, self.seconds) else item
 
+    def get_expired(self, key: Mapping[str, Any]) -> Item | None:
+        """The item *key*, strongly consistent, whether it has expired or not."""
+        item: Item | None = self.send("get_item", Key=dict(key), ConsistentRead=True).get("Item")
+        return item
+
+    def put_new(self, item: Item) -> Item | None:
+        """Keep *item* unless something stands under its key, which is the answer then."""
+        expression = Expression()
+        try:
+            self.send(
+                "put_item",
+                Item=item,
+                ConditionExpression=is_absent(expression, self.seconds),
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                **expression.parameters(),
+            )
+        except ConditionFailed as refused:
+            return refused.item or {}
+        return None
+
     def get_many(self, keys: Sequence[Mapping[str, Any]], *, consistent: bool = True) -> list[Item]:
-        """Those of the items *keys* that are there, in their order."""
+        """Those of the items *keys* that are there, in their order, each once."""
         found: dict[tuple[str, str], Item] = {}
+        keys = list({(key["pk"]["S"], key["sk"]["S"]): key for key in keys}.values())  # DynamoDB refuses a key twice
         for first in range(0, len(keys), BATCH_GET_ITEMS):
             asked: Any = [dict(key) for key in keys[first : first + BATCH_GET_ITEMS]]
             for attempt in range(BATCH_TRIES):

@@ -9,7 +9,7 @@ from taskloom.aws import table
 from taskloom.clock import to_milliseconds
 from taskloom.errors import InvalidInput, StoreCorrupt
 from taskloom.lifecycle import Change
-from taskloom.model import DEFAULT_PRIORITY, NO_OPTIONS, Kind, TaskEntity, TaskKey
+from taskloom.model import DEFAULT_PRIORITY, NO_OPTIONS, FanOut, Kind, TaskEntity, TaskKey
 from taskloom.ports import NewTaskRow
 from taskloom.record import AS_TEXT, PK, SK
 from taskloom.typed_json import from_typed, is_native, to_typed
@@ -75,8 +75,14 @@ def new_task_item(row: NewTaskRow) -> dict[str, Any]:
         item["options"] = to_typed(record.options_item(task.options))
     if task.priority != DEFAULT_PRIORITY:
         item["priority"] = {"N": str(task.priority)}
+    if task.ttl is not None:
+        item[table.TTL] = _seconds(task.ttl)
     item |= _new_index_keys(task)
     return item
+
+
+def _seconds(instant: datetime) -> dict[str, Any]:
+    return {"N": str(to_milliseconds(instant) // 1000)}
 
 
 def _new_attributes(task: TaskEntity[Any]) -> dict[str, Any]:
@@ -149,7 +155,7 @@ _TEXTS: Final = {
 _NUMBERS: Final = {"run": "run", "attempt": "attempt", "fence": "fence", "lost": "lost"}
 _OBJECTS: Final[Mapping[str, tuple[str, Any]]] = {
     "progress": ("progress", record.progress_item),
-    "fan_out": ("fanOut", record.fan_out_item),
+    "fan_out": ("fanOut", lambda plan: _without_defaults(record.fan_out_item(plan))),
     "cancel_requested": ("cancelRequested", record.cancel_item),
 }
 COUNTERS: Final = {"sub_task_succeed_count": "subTaskSucceedCount", "sub_task_failed_count": "subTaskFailedCount"}
@@ -169,6 +175,8 @@ def encoded(name: str, value: Any) -> tuple[tuple[str, ...], dict[str, Any] | No
     if name in COUNTERS:
         return (ATTRIBUTES, COUNTERS[name]), {"N": str(value)}
     match name:
+        case "ttl":
+            return (table.TTL,), None if value is None else _seconds(value)
         case "state":
             return _json_place((), "state", value)
         case "results":
@@ -179,6 +187,12 @@ def encoded(name: str, value: Any) -> tuple[tuple[str, ...], dict[str, Any] | No
             return (ATTRIBUTES, "error"), None if value is None else to_typed(record.failure_item(value))
         case _:
             raise InvalidInput(name, "is nothing that a change may write", "add it to taskloom.aws.items")
+
+
+def _without_defaults(plan: dict[str, Any]) -> dict[str, Any]:
+    """Reading knows them, and each write of the parent would pay for them."""
+    defaults = record.fan_out_item(FanOut(chunk_size=0))
+    return {name: value for name, value in plan.items() if value != defaults[name]}
 
 
 def _json_place(
@@ -213,7 +227,7 @@ _READ: Final = frozenset(
         *("input", "inputJson", "inputRef", "state", "stateJson", ATTRIBUTES, "requestId", "createdBy", "updatedBy"),
         *("createdIp", "updatedIp", "claimId", "dispatch", "executionArn", "leaseUntil", "nextAttemptAt", "createdAt"),
         *("updatedAt", "startedAt", "finishedAt", "deadlineAt", "progress", "fanOut", "cancelRequested", "options"),
-        *("priority", "history", "historyDropped"),
+        *("priority", "history", "historyDropped", table.TTL),
     }
 )
 """Other attributes are the table's, or somebody else's, and may have any type."""

@@ -11,10 +11,6 @@ PARTITION_KEY_BYTES: Final = 2048
 SORT_KEY_BYTES: Final = 1024
 BATCH_GET_ITEMS: Final = 100
 """Items of one BatchGetItem (source: API reference, BatchGetItem)."""
-BATCH_WRITE_ITEMS: Final = 25
-"""Items of one BatchWriteItem (source: API reference, BatchWriteItem)."""
-PAGE_BYTES: Final = 1024 * 1024
-"""What one Query looks at, at most."""
 READ_UNIT_BYTES: Final = 4096
 """One strongly consistent read; an eventually consistent one costs half (source: "Read/write capacity")."""
 WRITE_UNIT_BYTES: Final = 1024

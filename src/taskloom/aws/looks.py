@@ -75,7 +75,7 @@ class Looks:
     def _stranded(self, limit: int, grace: timedelta) -> list[TaskEntity[Any]]:
         found: list[TaskEntity[Any]] = []
         looked, now = 0, self._dynamo.now
-        young = table.time_prefix(to_milliseconds(now - GRACE))
+        young = table.time_prefix(to_milliseconds(now - GRACE) + 1)
         for bucket, page, start in self._walk():
             due = [item for item in page if not _is_young(item, young)]
             tasks = {(task.pk, task.sk): task for task in map(task_of, self._dynamo.get_many(_keys(due)))}
@@ -127,7 +127,7 @@ class Looks:
 def _is_young(item: Item, since: str) -> bool:
     """Whether a task that never waited for long was created so lately that it cannot be stranded; costs no read."""
     code = item[SK]["S"].partition("#")[2]
-    return table.is_ulid(code) and item[table.OPEN_AT]["S"] == code and code > since
+    return table.is_ulid(code) and item[table.OPEN_AT]["S"] == code and code >= since
 
 
 def _keys(page: Sequence[Item]) -> list[Item]:
@@ -147,4 +147,4 @@ def is_stranded(task: TaskEntity[Any], now: datetime, grace: timedelta) -> bool:
         return now >= max(at, task.updated_at) + grace
     if task.kind is Kind.SFN_TASK:
         return now >= task.updated_at + EXECUTION_GRACE  # rule 3: its execution knows
-    return task.lease_until is None or now >= task.lease_until + grace
+    return now >= max(task.lease_until or task.updated_at, task.updated_at) + grace

@@ -28,6 +28,8 @@ RACES: Final = 20
 """How often a change is made again that somebody else's write came before, while it shortens a history."""
 _KEY: Final = "KEY"
 """Sort key of idempotency keys: each has its partition."""
+_MAY_GO: Final = "mayGo"
+"""Of an idempotency key whose task expires some time after its end."""
 
 
 class DynamoTaskStore:
@@ -70,54 +72,74 @@ class DynamoTaskStore:
         return None
 
     def _create_once(self, row: NewTaskRow, idempotency: Idempotency, item: dict[str, Any]) -> Known | None:
-        key = row.entity.key
+        gone: str | None = None
+        for _ in range(RACES):
+            try:
+                puts = [self._key_put(row, idempotency, gone), self._task_put(item)]
+                # The token makes a repeat by botocore the same transaction (source: API reference, TransactWriteItems).
+                token = secrets.token_hex(16)
+                self._dynamo.clients.send(SERVICE, "transact_write_items", TransactItems=puts, ClientRequestToken=token)
+            except Cancelled as cancelled:
+                standing = cancelled.reasons[0].get("Item")
+                if standing is None:
+                    if self._dynamo.get(row_key := key_item(row.entity.key)) is None:
+                        raise StoreBusy(f"an idempotency key of {row_key} was being written by somebody else") from None
+                    return None
+                known = _known(standing)
+                if known.task == row.entity.key:
+                    return None  # our own: the answer to an earlier try was lost
+                if not self._is_gone(standing):
+                    return known
+                gone = known.task.id
+            else:
+                return None
+        raise StoreBusy("others write an idempotency key all the time")
+
+    def _key_put(self, row: NewTaskRow, idempotency: Idempotency, gone: str | None) -> dict[str, Any]:
+        """Take the idempotency key, if it is free, or stands for the task *gone*, which has expired."""
         expires_at = to_milliseconds(idempotency.expires_at)
-        name = {
+        item: dict[str, Any] = {
             PK: {"S": table.idempotency_pk(row.entity.tenant_code, idempotency.key)},
             SK: {"S": _KEY},
-            "task": {"S": key.id},
+            "task": {"S": row.entity.id},
             "fingerprint": {"S": idempotency.fingerprint},
             "expiresAt": {"N": str(expires_at)},
             table.TTL: {"N": str(-(-expires_at // 1000))},
         }
-        puts = [
-            {
-                "Put": {
-                    "TableName": self._dynamo.table_name,
-                    "Item": name,
-                    "ConditionExpression": f"attribute_not_exists({PK}) OR expiresAt <= :now",
-                    "ExpressionAttributeValues": {":now": {"N": str(self._dynamo.milliseconds)}},
-                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-                }
-            },
-            {
-                "Put": {
-                    "TableName": self._dynamo.table_name,
-                    "Item": item,
-                    "ConditionExpression": f"attribute_not_exists({PK})",
-                }
-            },
-        ]
-        try:
-            # The token makes a repeat by botocore the same transaction (source: API reference, TransactWriteItems).
-            token = secrets.token_hex(16)
-            self._dynamo.clients.send(SERVICE, "transact_write_items", TransactItems=puts, ClientRequestToken=token)
-        except Cancelled as cancelled:
-            standing = cancelled.reasons[0].get("Item")
-            if standing is not None:
-                known = _known(standing)
-                return None if known.task == key else known  # our own: the answer to an earlier try was lost
-            if not self._dynamo.get(key_item(key)):
-                raise StoreBusy("an idempotency key was being written by somebody else") from None
-        return None
+        if row.entity.options.ttl is not None:
+            item[_MAY_GO] = {"BOOL": True}
+        return {
+            "Put": {
+                "TableName": self._dynamo.table_name,
+                "Item": item,
+                "ConditionExpression": f"attribute_not_exists({PK}) OR #expires <= :now OR #task = :gone",
+                "ExpressionAttributeNames": {"#expires": "expiresAt", "#task": "task"},
+                "ExpressionAttributeValues": {
+                    ":now": {"N": str(self._dynamo.milliseconds)},
+                    ":gone": {"S": gone or "none"},
+                },
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+        }
+
+    def _task_put(self, item: dict[str, Any]) -> dict[str, Any]:
+        put = {"TableName": self._dynamo.table_name, "Item": item, "ConditionExpression": f"attribute_not_exists({PK})"}
+        return {"Put": put}
+
+    def _is_gone(self, item: Item) -> bool:
+        """Whether the task that an idempotency key stands for has expired. Only of those that may is that asked."""
+        return _MAY_GO in item and self._dynamo.get(key_item(_known(item).task)) is None
 
     async def known(self, tenant: TenantCode, key: str) -> Known | None:
         """See `ports.TaskStore`."""
         name = {PK: {"S": table.idempotency_pk(tenant, key)}, SK: {"S": _KEY}}
-        item = await self._dynamo.clients.run(lambda: self._dynamo.get(name))
-        if item is None or int(item["expiresAt"]["N"]) <= self._dynamo.milliseconds:
-            return None
-        return _known(item)
+
+        def work() -> Known | None:
+            item = self._dynamo.get(name)
+            is_over = item is None or int(item["expiresAt"]["N"]) <= self._dynamo.milliseconds
+            return None if item is None or is_over or self._is_gone(item) else _known(item)
+
+        return await self._dynamo.clients.run(work)
 
     async def update(self, change: Change) -> Written | Refused:
         """See `ports.TaskStore`."""
@@ -148,6 +170,7 @@ class DynamoTaskStore:
         standing: TaskEntity[Any] | None = None
         for _ in range(RACES):
             request = changes.update(self._dynamo.table_name, change, self._dynamo.seconds, standing)
+            _checked(request["ExpressionAttributeValues"])
             try:
                 answer = self._dynamo.send("update_item", **request)
             except ConditionFailed as refused:
@@ -179,6 +202,11 @@ class DynamoTaskStore:
         """See `ports.TaskStore`."""
         item = await self._dynamo.clients.run(lambda: self._dynamo.get(key_item(key)))
         return None if item is None else task_of(item)
+
+    async def expired_at(self, key: TaskKey) -> datetime | None:
+        """See `ports.TaskStore`. Nobody can tell any more once DynamoDB has removed it."""
+        item = await self._dynamo.clients.run(lambda: self._dynamo.get_expired(key_item(key)))
+        return task_of(item).ttl if item is not None and is_expired(item, self._dynamo.seconds) else None
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity[Any]], TaskCode | None]:
         """See `ports.TaskStore`. Tasks of a type come from the table itself; else an index may lag by a moment."""
@@ -223,17 +251,9 @@ class DynamoTaskStore:
         }
 
         def work() -> bool:
-            try:
-                self._dynamo.send(
-                    "put_item",
-                    Item=item,
-                    ConditionExpression=f"attribute_not_exists({PK})",
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
-            except ConditionFailed as refused:
-                # Our own token: it was written now, and the answer was lost.
-                return refused.item is not None and refused.item.get("token") == {"S": token}
-            return True
+            standing = self._dynamo.put_new(item)
+            # Our own token: it was written now, and the answer was lost.
+            return standing is None or standing.get("token") == {"S": token}
 
         return await self._dynamo.clients.run(work)
 

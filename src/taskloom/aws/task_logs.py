@@ -58,17 +58,9 @@ class DynamoTaskLogs:
             _COUNT: {"N": str(len(texts))},
             _LINES: _packed(texts),
         }
-        try:
-            self._dynamo.send(
-                "put_item",
-                Item=item,
-                ConditionExpression=f"attribute_not_exists({PK})",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
-        except ConditionFailed as refused:
-            if refused.item is not None:
-                return int(refused.item[_COUNT]["N"])  # a line that is there already stays as it is
-        return len(texts)
+        standing = self._dynamo.put_new(item)
+        # A line that is there already stays as it is.
+        return len(texts) if standing is None else int(standing[_COUNT]["N"])
 
     def _drop(self, batch: LogBatch) -> None:
         head = _key(batch.key, batch.run, batch.fence, None)

@@ -13,7 +13,7 @@ from taskloom.cli.views import head, seconds_text
 from taskloom.model import TaskKey
 from taskloom.operations.explaining import Explanation
 from taskloom.operations.queues import QueueFigures
-from taskloom.ports import DeadLetter, Pause, WorkerFacts
+from taskloom.ports import Cap, DeadLetter, Pause, WorkerFacts
 from taskloom.record import time_text
 
 _NAMES: Final = {"task_type": "type", "key": "task"}
@@ -23,7 +23,7 @@ MAX_LETTER: Final = 2**63 - 1
 """The highest number of a dead letter that there can be."""
 
 
-def item(value: QueueFigures | WorkerFacts | Pause | DeadLetter | Explanation) -> dict[str, Any]:
+def item(value: QueueFigures | WorkerFacts | Pause | DeadLetter | Explanation | Cap) -> dict[str, Any]:
     """*value* as JSON."""
     return {_name(field.name): _plain(getattr(value, field.name)) for field in fields(value)}
 
@@ -133,9 +133,14 @@ def _name(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
+def _entry(name: str, part: Any) -> tuple[str, Any]:
+    # Caps stand under task types, which are no names of ours.
+    return (name, item(part)) if isinstance(part, Cap) else (_name(name), part)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return time_text(value)
     if isinstance(value, Mapping):
-        return {_name(name): part for name, part in value.items()}
+        return dict(_entry(name, part) for name, part in value.items())
     return value.id if isinstance(value, TaskKey) else value

@@ -3,18 +3,20 @@
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any, Final
 
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded.database import MINUTE, Database, Transaction
 from taskloom.model import Kind, TaskKey
-from taskloom.ports import Clock, DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
+from taskloom.ports import Cap, Clock, DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
 from taskloom.values import Json
 
 FORGET_WORKERS_AFTER: Final = 24 * 60 * MINUTE
 """Milliseconds after which a worker that died is removed."""
+
+_FACTS: Final = frozenset(item.name for item in fields(WorkerFacts))
 
 _PAUSE: Final = "INSERT OR REPLACE INTO pauses (scope, name, at, reason, by) VALUES (?, ?, ?, ?, ?)"
 _RESUME: Final = "DELETE FROM pauses WHERE scope = ? AND name = ?"
@@ -22,7 +24,9 @@ _PAUSES: Final = "SELECT scope, name, at, reason, by FROM pauses ORDER BY at, sc
 _LANES: Final = (
     "SELECT tenant, route, sum(visible_at <= ?1), sum(visible_at > ?1 AND held = 0), "
     "sum(visible_at > ?1 AND held = 1), min(CASE WHEN visible_at <= ?1 THEN visible_at END) FROM ("
-    "SELECT tenant, route, visible_at, held FROM queue UNION ALL "  # and what no worker has put into it yet:
+    "SELECT q.tenant, q.route, q.visible_at, q.held FROM queue AS q "  # but for those whose task has ended
+    "JOIN tasks AS t ON t.pk = q.pk AND t.code = q.code WHERE t.status IN ('P', 'I') "
+    "UNION ALL "  # and what no worker has put into it yet:
     "SELECT substr(s.pk, instr(s.pk, '#') + 1), substr(s.pk, 1, instr(s.pk, '#')) || t.type, "
     "max(s.take_at, t.updated_at), 0 FROM stream AS s JOIN tasks AS t ON t.pk = s.pk AND t.code = s.code "
     "WHERE t.dispatch IS NOT NULL) GROUP BY tenant, route ORDER BY tenant, route"
@@ -43,9 +47,8 @@ _WAITING: Final = (
     "ORDER BY pk, code LIMIT ?5"
 )
 _LETTERS: Final = (
-    "SELECT d.id, d.at, d.pk, t.type, d.code, d.failures, d.reason FROM dead_letters AS d "
-    "JOIN tasks AS t ON t.pk = d.pk AND t.code = d.code "
-    "WHERE d.id > ?1 AND (?2 IS NULL OR substr(d.pk, instr(d.pk, '#') + 1) = ?2) ORDER BY d.id LIMIT ?3"
+    "SELECT id, at, pk, type, code, failures, reason FROM dead_letters "
+    "WHERE id > ?1 AND (?2 IS NULL OR substr(pk, instr(pk, '#') + 1) = ?2) ORDER BY id LIMIT ?3"
 )
 _FORGET: Final = "DELETE FROM dead_letters WHERE id = ?"
 _TAKE_DUTY: Final = (
@@ -200,15 +203,19 @@ class SqliteQueueAdmin:
 
     async def workers(self, seen_since: datetime) -> Sequence[WorkerFacts]:
         """See `ports.QueueAdmin`."""
-        workers = []
-        for text, seen_at in await self._rows(_WORKERS, (to_milliseconds(seen_since),)):
-            facts = json.loads(text)
-            facts |= {"started_at": from_milliseconds(facts["started_at"]), "seen_at": from_milliseconds(seen_at)}
-            workers.append(WorkerFacts(**facts))
-        return workers
+        found = await self._rows(_WORKERS, (to_milliseconds(seen_since),))
+        return [_worker(json.loads(text), seen_at) for text, seen_at in found]
 
     async def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return await self._database.read(lambda connection: connection.execute(sql, values).fetchall())
+
+
+def _worker(facts: dict[str, Any], seen_at: int) -> WorkerFacts:
+    # What a worker of a newer version says beside that is left out: versions live side by side while they are replaced.
+    known = {name: value for name, value in facts.items() if name in _FACTS}
+    known |= {"started_at": from_milliseconds(facts["started_at"]), "seen_at": from_milliseconds(seen_at)}
+    known["caps"] = {type_: Cap(**cap) for type_, cap in facts.get("caps", {}).items()}
+    return WorkerFacts(**known)
 
 
 def _ignore(_: object) -> None:

@@ -7,6 +7,7 @@ from taskloom.embedded.admin import SqliteQueueAdmin
 from taskloom.embedded.database import Database
 from taskloom.embedded.payload_store import SqlitePayloadStore
 from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
+from taskloom.embedded.retention import SqliteRetention
 from taskloom.embedded.state_machine import SqliteStateMachine
 from taskloom.embedded.store import SqliteTaskStore
 from taskloom.embedded.task_logs import SqliteTaskLogs
@@ -20,14 +21,16 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
     """The ports over the file *database*, which is made at first use."""
     file = Database(database, synchronous)
     return Backend(
+        name="embedded",
         clock=clock,
         ids=ids,
         store=SqliteTaskStore(file, clock),
         stream=SqliteChangeStream(file, clock),
         queue=SqliteQueue(file, clock),
         machine=SqliteStateMachine(file, clock),
-        payloads=SqlitePayloadStore(file),
+        payloads=SqlitePayloadStore(file, clock),
         logs=SqliteTaskLogs(file),
+        retention=SqliteRetention(file, clock),
         signals=file.signals,
         admin=SqliteQueueAdmin(file, clock),
         stream_arn=STREAM_ARN,

@@ -6,15 +6,18 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from taskloom.events.registry import Registry
+from taskloom import lifecycle
+from taskloom.execution.reconciler import DUTY as RECONCILE
+from taskloom.execution.reconciler import EVERY as RECONCILE_EVERY
 from taskloom.model import Kind, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.finding import Finding
-from taskloom.operations.queues import ALIVE, RATE_OVER, paused_by, rate_of
+from taskloom.operations.queues import ALIVE, RATE_OVER, observed, paused_by, rate_of
 from taskloom.policy import chunk_count
-from taskloom.ports import Backend, LaneFigures, Place, WorkerFacts
-from taskloom.record import time_text
+from taskloom.ports import Backend, Cap, LaneFigures, Place, WorkerFacts
+from taskloom.record import parse_time, time_text
 from taskloom.values import Json
 
+NO_CAP: Final = Cap()
 COUNT_TO: Final = 10_000
 """Messages before a task that are counted."""
 
@@ -61,9 +64,8 @@ class Explanation:
 class Explaining:
     """Finds out why a task stands where it does."""
 
-    def __init__(self, backend: Backend, registry: Registry, finding: Finding) -> None:
+    def __init__(self, backend: Backend, finding: Finding) -> None:
         self._backend = backend
-        self._registry = registry
         self._finding = finding
 
     async def explain(self, key: TaskKey) -> Explanation:
@@ -79,14 +81,17 @@ class Explaining:
             return _says(task, Cause.ENDING, "its fan-out starts nothing more, and ends as soon as what runs has")
         if task.next_attempt_at is not None and task.next_attempt_at > now:
             return _backoff(task, now)
-        held_up = await self._held_up(task, parent, now)
+        workers = await self._backend.admin.workers(now - ALIVE)
+        held_up = await self._held_up(task, parent, workers)
         if held_up is not None:
             return held_up
         if parent.kind is Kind.SFN_TASK and parent.status is TaskStatus.IN_PROGRESS:
             return _in_fan_out(task, parent)
-        return await self._queued(parent if task.kind is Kind.SUB_TASK else task, task, now)
+        return await self._queued(parent, task, workers, now)
 
-    async def _held_up(self, task: TaskEntity[Any], parent: TaskEntity[Any], now: datetime) -> Explanation | None:
+    async def _held_up(
+        self, task: TaskEntity[Any], parent: TaskEntity[Any], workers: Sequence[WorkerFacts]
+    ) -> Explanation | None:
         """Paused, or nobody there who would run it."""
         pause = paused_by(await self._backend.admin.pauses(), task.tenant_code, task.task_type)
         if pause is not None:
@@ -98,7 +103,6 @@ class Explaining:
                 task, Cause.PAUSED, text, scope=str(pause.scope), name=pause.name, since=pause.at, by=pause.by,
                 reason=pause.reason,
             )  # fmt: skip
-        workers = await self._backend.admin.workers(now - ALIVE)
         if any(worker.serves(parent.kind, parent.task_type) for worker in workers):
             return None
         if not workers:
@@ -107,7 +111,9 @@ class Explaining:
         text = f"no live worker serves {what} of type {task.task_type!r}; alive are " + "; ".join(map(_served, workers))
         return _says(task, Cause.NO_WORKER, text, workers=[worker.name for worker in workers])
 
-    async def _queued(self, top: TaskEntity[Any], task: TaskEntity[Any], now: datetime) -> Explanation:
+    async def _queued(
+        self, top: TaskEntity[Any], task: TaskEntity[Any], workers: Sequence[WorkerFacts], now: datetime
+    ) -> Explanation:
         # Before the queue is asked: a record that becomes a message meanwhile is seen here or there.
         is_streamed = top.dispatch is not None and await self._backend.stream.next_due() is not None
         place = await self._backend.admin.place(top.key, COUNT_TO)
@@ -117,7 +123,7 @@ class Explaining:
                 return await self.explain(task.key)
             if is_streamed:
                 return _says(task, Cause.DISPATCH, "it is saved, and a worker is about to put it into the queue")
-            return _says(task, Cause.REPAIR, "it has no message in the queue; the reconciler gives it one soon")
+            return await self._repair(top, task, now)
         if place.is_held:
             return _says(task, Cause.TAKEN, "a worker has taken its message and is about to start it")
         if place.visible_at > now:
@@ -128,22 +134,19 @@ class Explaining:
             for lane in await self._backend.admin.lanes()
             if (lane.kind, lane.task_type) == (top.kind, top.task_type)
         ]
-        capped = self._capped(top, task, lanes)
+        capped = _capped(top, task, lanes, workers) if top.kind is Kind.TASK else None
         return capped or await self._turn(top, task, place, lanes, now)
 
-    def _capped(self, top: TaskEntity[Any], task: TaskEntity[Any], lanes: Sequence[LaneFigures]) -> Explanation | None:
-        cap = self._registry.caps().get(top.task_type) if top.kind is Kind.TASK else None
-        if cap is None:
-            return None
-        running = sum(lane.in_flight for lane in lanes)
-        own = sum(lane.in_flight for lane in lanes if lane.tenant_code == top.tenant_code)
-        if cap.total is not None and running >= cap.total:
-            text = f"{running} of its type run, and no more may (max_concurrency={cap.total})"
-            return _says(task, Cause.CAPPED, text, running=running, max_concurrency=cap.total)
-        if cap.per_tenant is not None and own >= cap.per_tenant:
-            text = f"{own} of its tenant run, and no more may (max_concurrency_per_tenant={cap.per_tenant})"
-            return _says(task, Cause.CAPPED, text, running=own, max_concurrency_per_tenant=cap.per_tenant)
-        return None
+    async def _repair(self, top: TaskEntity[Any], task: TaskEntity[Any], now: datetime) -> Explanation:
+        """When the reconciler comes: it looks once a minute, but does not mend the same task every time."""
+        text = "it has no message in the queue; the reconciler gives it one "
+        last = await self._backend.admin.duty(RECONCILE)
+        at = now if last is None else max(now, parse_time(str(last["at"])) + RECONCILE_EVERY)
+        again_at = lifecycle.next_repair(top)
+        if again_at is not None and again_at > at:
+            at = again_at
+        left = "within a minute" if last is None else f"at {time_text(at)} (in {_seconds(at - now)})"
+        return _says(task, Cause.REPAIR, text + left, repair_at=None if last is None else at)
 
     async def _turn(
         self,
@@ -154,7 +157,8 @@ class Explaining:
         now: datetime,
     ) -> Explanation:
         throughput = await self._backend.admin.throughput(now - RATE_OVER)
-        rate = rate_of(throughput, top.kind, top.task_type)
+        seen = observed(throughput, await self._backend.admin.workers(now - ALIVE), now)
+        rate = rate_of(throughput, top.kind, top.task_type, seen)
         oldest = min((lane.oldest_at for lane in lanes if lane.oldest_at is not None), default=now)
         tenants = sum(1 for lane in lanes if lane.waiting)
         text = f"{place.ahead}{'' if place.is_exact else ' or more'} of its tenant and type are before it"
@@ -176,6 +180,27 @@ class Explaining:
             rate=rate,
             starts_at=starts_at,
         )
+
+
+def _capped(
+    top: TaskEntity[Any], task: TaskEntity[Any], lanes: Sequence[LaneFigures], workers: Sequence[WorkerFacts]
+) -> Explanation | None:
+    """It is, if it is to every live worker that serves its type: caps are those of the workers' code."""
+    running = sum(lane.in_flight for lane in lanes)
+    own = sum(lane.in_flight for lane in lanes if lane.tenant_code == top.tenant_code)
+    serving = [worker for worker in workers if worker.serves(top.kind, top.task_type)]
+    full = [_full(task, worker.caps.get(top.task_type, NO_CAP), running, own) for worker in serving]
+    return None if None in full else next(iter(full), None)
+
+
+def _full(task: TaskEntity[Any], cap: Cap, running: int, own: int) -> Explanation | None:
+    if cap.total is not None and running >= cap.total:
+        text = f"{running} of its type run, and no more may (max_concurrency={cap.total})"
+        return _says(task, Cause.CAPPED, text, running=running, max_concurrency=cap.total)
+    if cap.per_tenant is not None and own >= cap.per_tenant:
+        text = f"{own} of its tenant run, and no more may (max_concurrency_per_tenant={cap.per_tenant})"
+        return _says(task, Cause.CAPPED, text, running=own, max_concurrency_per_tenant=cap.per_tenant)
+    return None
 
 
 def _ended(task: TaskEntity[Any], parent: TaskEntity[Any]) -> Explanation:
