@@ -58,6 +58,18 @@ COMMANDS = {
     "purge": ["--type", "--tenant", "--yes", "--reason", "--by", "--database"],
     "dead-letters": ["ID", "--tenant", "--limit", "--cursor", "--database", "--json"],
     "redrive": ["ID", "--all", "--tenant", "--per-second", "--by", "--database"],
+    "webhooks": [
+        "ID",
+        "--failed",
+        "--replay",
+        "--all",
+        "--listener",
+        "--forget",
+        "--limit",
+        "--cursor",
+        "--database",
+        "--json",
+    ],
     "doctor": ["APP", "--database", "--json"],
     "completion": ["SHELL"],
 }

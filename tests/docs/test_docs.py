@@ -60,6 +60,17 @@ def test_the_page_about_aws_is_one_program_that_runs(tmp_path: Path) -> None:
     assert run("\n".join([*blocks(ROOT / "docs" / "aws.md"), shown]), tmp_path) == "LambdaEntry\n"
 
 
+def test_the_page_on_notifications_is_one_program_that_runs(tmp_path: Path) -> None:
+    output = run("\n".join(blocks(ROOT / "docs" / "notifications.md")), tmp_path).splitlines()
+    assert output[0] == "cat COMPLETED"
+    assert sorted(line for line in output if line.startswith("posted:")) == [
+        "posted: COMPLETED",
+        "posted: IN_PROGRESS",
+        "posted: PENDING",
+    ]
+    assert any(line.startswith("notify_url ") for line in output)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())

@@ -43,6 +43,7 @@ _PORTS: Final[Mapping[str, type]] = {
     "items": ports.ItemWriter,
     "logs": ports.TaskLogs,
     "admin": ports.QueueAdmin,
+    "notifier": ports.Notifier,
 }
 _BEST_EFFORT: Final = frozenset({"admin.beat", "admin.leave", "admin.take_duty", "admin.report_duty"})
 """What workers say about themselves, whenever they like: nobody relies on it, and it would blur the order of calls."""
@@ -60,7 +61,7 @@ READS: Final = frozenset(
         *("store.get", "store.list_tasks", "store.list_sub_tasks", "store.list_chunks", "store.known"),
         *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
-        "logs.read",
+        *("logs.read", "notifier.next_due", "notifier.listeners", "notifier.notices"),
         *("admin.pauses", "admin.lanes", "admin.throughput", "admin.place", "admin.waiting", "admin.dead_letters"),
         *("admin.duty", "admin.workers"),
     }
@@ -79,6 +80,7 @@ def tapped(backend: Backend, tap: Tap) -> Backend:
         payloads=cast("ports.PayloadStore", _Port(backend.payloads, "payloads", tap)),
         logs=cast("ports.TaskLogs", _Port(backend.logs, "logs", tap)),
         admin=cast("ports.QueueAdmin", _Port(backend.admin, "admin", tap)),
+        notifier=cast("ports.Notifier", _Port(backend.notifier, "notifier", tap)),
     )
 
 

@@ -37,10 +37,12 @@ SURFACE = [
     "TaskStatus",
     "TaskloomError",
     "Throughput",
+    "Webhook",
     "WorkerFacts",
     "current",
     "event_factory",
     "event_handler",
+    "verify_webhook",
 ]
 
 ERRORS = [
@@ -52,6 +54,7 @@ ERRORS = [
     "MissingExtra",
     "NoHandler",
     "NotRunning",
+    "SignatureRefused",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
@@ -112,6 +115,7 @@ def test_the_errors_are_one_tree() -> None:
         ("TaskTokenNotFound", LookupError),
         ("NotRunning", RuntimeError),
         ("MissingExtra", ImportError),
+        ("SignatureRefused", ValueError),
     ],
 )
 def test_errors_are_also_what_python_calls_them(name: str, parent: type) -> None:

@@ -1,7 +1,9 @@
 """The way from a record of the change stream to task messages, and from a message to the event of a task."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from taskloom.events import shapes
@@ -17,6 +19,23 @@ class EventService:
 
     backend: Backend
     registry: Registry
+    _asked: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Those that wait for the event factory, or for handlers of the application's own events."""
+
+    def interrupt(self) -> None:
+        """End what waits for the event factory: CancelledError is raised there."""
+        for task in self._asked:
+            task.cancel()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the types: these are coroutines
+        self._asked.add(task)
+        try:
+            yield
+        finally:
+            self._asked.discard(task)
 
     async def message(self, record: StreamRecord, call: Call) -> TaskMessage | None:
         """What *record* sends to the task queue: one message however many events the factory makes of the task, so
@@ -36,8 +55,9 @@ class EventService:
 
     async def message_of(self, raw: Mapping[str, Any], key: TaskKey, call: Call) -> TaskMessage | None:
         """The same for a record of the task *key* as DynamoDB streams hand it over."""
-        events = await self.registry.event_factory.transform_dynamodb_stream({"Records": [raw]})
-        await self._handle_others(events, TaskEvent, call)
+        with self._asking():
+            events = await self.registry.event_factory.transform_dynamodb_stream({"Records": [raw]})
+            await self._handle_others(events, TaskEvent, call)
         mine = (event for event in events if isinstance(event, TaskEvent) and event.task_key == key)
         return next((_message(event.event_id, event.task_entity) for event in mine), None)
 
@@ -64,8 +84,9 @@ class EventService:
             arn=self.backend.queue_arn,
             received=delivery.received,
         )
-        events = await self.registry.event_factory.transform_sqs(raw)
-        await self._handle_others(events, TaskQueueEvent, call)
+        with self._asking():
+            events = await self.registry.event_factory.transform_sqs(raw)
+            await self._handle_others(events, TaskQueueEvent, call)
         return next(
             (event for event in events if isinstance(event, TaskQueueEvent) and event.task_event.task_key == task.key),
             None,
