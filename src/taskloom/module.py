@@ -246,7 +246,7 @@ class TaskModule:
         which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
         which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
         *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. *runs_on*: on AWS a
-        Lambda function runs the task, or a "worker" (`taskloom worker`), for those that take longer than a function may.
+        Lambda function runs the task, or a "worker" (`taskloom worker`), for what takes longer than a function may.
         Raises: WiringError when the type has a handler already, or the backend refuses what is asked for; InvalidInput,
         InvalidType.
         """

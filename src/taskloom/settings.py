@@ -98,7 +98,7 @@ class Settings:
     topic_arn: str | None = field(default_factory=_environment("topic_arn", None))
     """AWS: the SNS topic to which the ends of tasks are published; None: they are not."""
     alarm_topic_arn: str | None = field(default_factory=_environment("alarm_topic_arn", None))
-    """AWS: the SNS topic to which failures of fan-outs are published; None: they are not."""
+    """AWS: the SNS topic to which tasks that end FAILED are published; None: they are not."""
 
     def __post_init__(self) -> None:
         _one_of(self.backend, "backend", get_args(BackendName))

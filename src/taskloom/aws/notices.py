@@ -51,6 +51,6 @@ class NoNotices:
 
 def _refused(name: str) -> WiringError:
     return WiringError(
-        f"listener {name!r}: the backend 'aws' keeps no notices; set topic_arn, and subscribe a queue, a function or an "
-        "HTTPS endpoint to that topic"
+        f"listener {name!r}: the backend 'aws' keeps no notices; set topic_arn, and subscribe a queue, a function or "
+        "an HTTPS endpoint to that topic"
     )

@@ -1,4 +1,4 @@
-"""`ports.Retention` where the services remove what nobody needs: DynamoDB by `ttl`, S3 by the bucket's lifecycle rules."""
+"""`ports.Retention` where the services remove what nobody needs: DynamoDB by `ttl`, S3 by the bucket's rules."""
 
 from datetime import datetime
 
