@@ -117,7 +117,7 @@ _AWS: Final = {
     Feature.FOLLOW_LOGS: _best_effort(
         "looks every few seconds; a Lambda function that is cut off loses its last lines"
     ),
-    Feature.QUEUE_DEPTHS: _best_effort("ApproximateNumberOfMessages and its relatives, for the whole queue only"),
+    Feature.QUEUE_DEPTHS: _best_effort("counted among the open tasks by an index, which lags by a moment"),
     Feature.THROUGHPUT: _best_effort("counted beside the end of a task, so an end may be missed"),
     Feature.WORKERS: _best_effort("Lambda functions do not say that they live; worker processes do"),
     Feature.PAUSE: _best_effort("within seconds: each function keeps what is paused for that long"),
@@ -127,8 +127,8 @@ _AWS: Final = {
     Feature.FAIRNESS: _best_effort("SQS fair queues, with the tenant code as the message group"),
     Feature.ORDER: _best_effort("SQS standard queues keep about the order"),
     Feature.FORESIGHT: _best_effort("long polling instead"),
-    Feature.MAX_CONCURRENCY: _best_effort("a claim above the limit is given back, so a few more may run for a moment"),
-    Feature.MAX_CONCURRENCY_PER_TENANT: _best_effort("as the limit of a task type"),
+    Feature.MAX_CONCURRENCY: _refused("functions do not count what runs: limit that of the work function"),
+    Feature.MAX_CONCURRENCY_PER_TENANT: _refused("functions do not count what runs; tenants share them fairly"),
     Feature.FAN_OUT_CONCURRENCY: _exact("MaxConcurrency of the Map, times `chunk_concurrency`"),
     Feature.NOTIFICATIONS: _best_effort("SNS, at least once, with a stable id: the ends of tasks, no other change"),
     Feature.ALARMS: _exact("SNS, at least once, with a stable id"),
