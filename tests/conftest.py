@@ -11,6 +11,29 @@ from taskloom import Settings, TaskModule
 from tests.support.clock import FakeClock
 from tests.support.rules import check_rules
 
+# Failed assertions of the suites explain themselves like those of test files. Here, since any test may import them.
+for _suite in (
+    "backends",
+    "base",
+    "change_stream",
+    "clocks",
+    "deadlines",
+    "executions",
+    "idempotency",
+    "ids",
+    "notifier",
+    "payloads",
+    "queue_admin",
+    "queue_machine",
+    "queues",
+    "repairs",
+    "signals",
+    "steps",
+    "task_logs",
+    "task_store",
+):
+    pytest.register_assert_rewrite(f"tests.contract.{_suite}")
+
 # No deadline for one example: how fast a machine is says nothing about a rule. The timeout of the whole test stays.
 settings.register_profile("taskloom", deadline=None)
 settings.load_profile("taskloom")
