@@ -11,6 +11,9 @@ TaskloomError
 ├── IdempotencyConflict             the idempotency key was used for something else
 ├── ExecutionNotFound (LookupError) no such execution of the state machine
 ├── TaskTokenNotFound (LookupError) nobody waits for this task token
+│   └── TaskTokenUsed               ... any more: it was answered, or its time was over
+├── CallbackFailed                  what a handler waited for was answered with an error
+├── CallbackTimeout (TimeoutError)  ... or not in time
 ├── NotRunning (RuntimeError)       asked for the context of a run outside of one
 ├── NoHandler                       nothing takes the events of a task
 ├── ClaimLost                       a write came too late: another claim holds the task
@@ -21,9 +24,11 @@ TaskloomError
     ├── StoreFull                   ... until there is room (retryable)
     └── StoreCorrupt                ... and will not, without repair
 
-Beside the tree stand the signals that a handler raises on purpose: `RetryAfter`, `GiveUp` and `Continue`.
+Beside the tree stand the signals that a handler raises on purpose: `RetryAfter`, `GiveUp` and `Continue`; and
+`Suspend`, which `event.sleep` and `event.wait_for` raise for it.
 """
 
+from datetime import datetime
 from typing import ClassVar, Final
 
 
@@ -131,6 +136,33 @@ class TaskTokenNotFound(TaskloomError, LookupError):
     """Nobody waits for this task token (any more)."""
 
 
+class TaskTokenUsed(TaskTokenNotFound):
+    """Nobody waits for this task token any more: it was answered before, or the time for that was over."""
+
+
+class CallbackFailed(TaskloomError):
+    """The callback *name*, for which a handler waits, was answered with an *error*. Left alone it ends the task."""
+
+    def __init__(self, name: str, error: str) -> None:
+        self.name = name
+        self.error = error
+        super().__init__(f"callback {name!r} failed: {error}")
+
+    def __reduce__(self) -> tuple[type["CallbackFailed"], tuple[str, str]]:
+        return type(self), (self.name, self.error)
+
+
+class CallbackTimeout(TaskloomError, TimeoutError):
+    """The callback *name*, for which a handler waits, was not answered in time. Left alone it ends the task."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"callback {name!r} was not answered in time")
+
+    def __reduce__(self) -> tuple[type["CallbackTimeout"], tuple[str]]:
+        return type(self), (self.name,)
+
+
 class NotRunning(TaskloomError, RuntimeError):
     """`taskloom.current()` was called outside of a running handler."""
 
@@ -201,6 +233,21 @@ class Continue(BaseException):
         self.state = state
         self.reason = reason
         """Stands in the history."""
+        super().__init__(f"the handler {reason}")
+
+
+class Suspend(BaseException):
+    """Raised by `event.sleep` and `event.wait_for`: the task holds no worker until *until*, or until it is woken.
+
+    Let it pass: it is no Exception, so that an `except Exception` of the handler does not swallow it.
+    """
+
+    def __init__(self, until: datetime, *, reason: str, callback: str | None = None) -> None:
+        self.until = until
+        self.reason = reason
+        """Stands in the history."""
+        self.callback = callback
+        """The callback whose answer wakes the task; None: it only sleeps."""
         super().__init__(f"the handler {reason}")
 
 

@@ -630,6 +630,72 @@ class TaskLogs(Protocol):
         """
 
 
+class StepKind(StrEnum):
+    """What a handler did once and for all."""
+
+    STEP = "step"
+    """It called a function."""
+    SLEEP = "sleep"
+    CALLBACK = "callback"
+    """It asked for a token, and may wait for the answer."""
+
+
+class Answer(StrEnum):
+    """What came of a callback."""
+
+    RESUMED = "resumed"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What is kept of a step, a sleep or a callback of a task or sub-task."""
+
+    key: TaskKey
+    kind: StepKind
+    name: str
+    """Of the kind's own; at most 128 characters."""
+    version: int = 1
+    """1 when it is kept first, one more with each change."""
+    write_id: str
+    """Random, new with each write: finding one's own means that it happened although its answer was lost."""
+    run: int
+    """Of the task, when it was written by its handler."""
+    at: datetime
+    """When it was written."""
+    until: datetime | None = None
+    """Of a sleep: when it is over; of a callback: from when on an answer is too late, once that is known."""
+    token: str | None = None
+    """Of a callback: by which it is answered."""
+    answer: Answer | None = None
+    """Of a callback: what came of it; None: nothing yet."""
+    result: EncodedJson | None = None
+    """Of a step or an answer; also the text of its error."""
+    result_ref: str | None = None
+    """Where that lies when it is too large for the row."""
+
+
+class Steps(Protocol):
+    """Where is kept what handlers did once and for all. Nothing of it is ever listed or streamed as a task."""
+
+    async def get(self, key: TaskKey, kind: StepKind, name: str) -> Step | None:
+        """The step *name* of the task or sub-task *key*; sees every write that was answered before the call."""
+
+    async def find(self, token: str) -> Step | None:
+        """The callback with this token, whoever's it is; sees every write that was answered before the call."""
+
+    async def put(self, step: Step, change: Change, *, chunk: int | None = None) -> Written | Refused | Step:
+        """Keep *step* and carry out *change* on its task: one durable, atomic write, both or neither.
+
+        Only over the version before: none for version 1; what stands there otherwise comes back, and nothing was
+        changed (None of it was there: a Step cannot be changed before it is kept). Refused: the guard of *change* did
+        not hold, for instance because the claim was lost (rule 2); a task that is gone refuses, too.
+        A new token replaces the one before. *chunk*: of the fan-out of a sub-task, this chunk has something to do now:
+        its execution looks at it at once, or as soon as the backend can; if it runs at present, again afterwards.
+        """
+
+
 class Retention(Protocol):
     """Removes what nobody needs any more. Every call does a bounded amount of work; all of them may be repeated, by
     several workers at the same time, and one that was cut short is gone on with by the next one.
@@ -639,9 +705,9 @@ class Retention(Protocol):
         """Remove about *limit* rows of tasks whose `ttl` has come, those that expired first; how many rows; 0 when
         nothing is left.
 
-        With a task everything goes that was kept for it: sub-tasks, chunk rows, payloads, log lines, executions, dead
-        letters. The row of the task goes last, so that what is left of a removal that was cut short is found again; a
-        task that has lost something stays absent even if the clock goes back.
+        With a task everything goes that was kept for it: sub-tasks, chunk rows, payloads, log lines, steps, executions,
+        dead letters. The row of the task goes last, so that what is left of a removal that was cut short is found
+        again; a task that has lost something stays absent even if the clock goes back.
         """
 
     async def expired(self, limit: int) -> int:
@@ -800,6 +866,7 @@ class Backend:
     machine: StateMachine
     payloads: PayloadStore
     logs: TaskLogs
+    steps: Steps
     retention: Retention
     signals: Signals
     admin: QueueAdmin

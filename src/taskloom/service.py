@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 from taskloom import payloads
 from taskloom.events.registry import Registry
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskEntity, TaskKey, TaskStatus
+from taskloom.operations.callbacks import Callbacks
 from taskloom.operations.creation import Creation, NewTask
 from taskloom.operations.explaining import Explaining, Explanation
 from taskloom.operations.finding import Finding
@@ -47,6 +48,7 @@ class TaskService:
         self._steering = Steering(backend, self._finding)
         self._explaining = Explaining(backend, self._finding)
         self._logs = Logs(backend, self._finding)
+        self._callbacks = Callbacks(backend)
         self.queues = Queues(backend, self._finding, self._steering)
         """For operators: depths, workers, pauses, purging, dead letters."""
         self.webhooks = Webhooks(backend)
@@ -261,3 +263,19 @@ class TaskService:
         sub-task, and for a single task that is COMPLETED unless *only_failed* is false.
         """
         return await self._steering.retry(key, only_failed=only_failed, reason=reason, by=by)
+
+    async def resume(self, task_token: str, output: object = None, *, tenant_code: str | None = None) -> None:
+        """Answer the callback *task_token* with *output*, any JSON value: its task goes on at once, and gets it.
+
+        Once only. With *tenant_code* tokens of other tenants are unknown.
+        Raises: TaskTokenNotFound when nobody waits for it, or its task has ended; TaskTokenUsed, which is one of these,
+        when it was answered before or its time is over; InvalidInput, InvalidType.
+        """
+        await self._callbacks.resume(task_token, output, tenant_code=tenant_code)
+
+    async def fail(self, task_token: str, error: str, *, tenant_code: str | None = None) -> None:
+        """Answer the callback *task_token* with an *error* (1 to 2,000 characters): its handler gets CallbackFailed.
+
+        Everything else as in `resume`.
+        """
+        await self._callbacks.fail(task_token, error, tenant_code=tenant_code)

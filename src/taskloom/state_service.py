@@ -1,6 +1,7 @@
 """StepFunctionService: the state machine, for application code."""
 
-from taskloom.errors import ExecutionNotFound, InvalidInput
+from taskloom.errors import ExecutionNotFound, InvalidInput, TaskTokenNotFound, TaskTokenUsed
+from taskloom.operations.callbacks import Callbacks
 from taskloom.ports import Backend, Execution, ExecutionInput
 from taskloom.values import Json, check
 
@@ -10,6 +11,7 @@ class StepFunctionService:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._callbacks = Callbacks(backend)
 
     async def start_execution(self, *, name: str, input: ExecutionInput) -> Execution:
         """The execution *name*; when there is one of that name already, that one, unchanged.
@@ -32,6 +34,14 @@ class StepFunctionService:
         raise ExecutionNotFound(f"there is no execution {execution_arn}")
 
     async def resume_execution(self, task_token: str, output: Json = None) -> None:
-        """Hand *output* to the step that waits for *task_token*. Raises: TaskTokenNotFound, InvalidInput."""
+        """Hand *output* to whoever waits for *task_token*: a task (see `TaskService.resume`), or a step.
+
+        Raises: TaskTokenNotFound, TaskTokenUsed, InvalidInput.
+        """
         check(output, "output")
-        await self._backend.machine.resume(task_token, output)
+        try:
+            await self._callbacks.resume(task_token, output)
+        except TaskTokenUsed:
+            raise
+        except TaskTokenNotFound:
+            await self._backend.machine.resume(task_token, output)

@@ -83,6 +83,8 @@ class SyncTaskService(_Blocking[TaskService]):
     cancel_task = _call(TaskService.cancel_task)
     retry_task = _call(TaskService.retry_task)
     explain = _call(TaskService.explain)
+    resume = _call(TaskService.resume)
+    fail = _call(TaskService.fail)
 
     def __init__(self, service: TaskService, thread: LoopThread) -> None:
         super().__init__(service, thread)

@@ -18,6 +18,7 @@ for _suite in (
     "queues",
     "repairs",
     "signals",
+    "steps",
     "task_logs",
     "task_store",
 ):

@@ -7,7 +7,7 @@ from typing import Any
 
 from taskloom.lifecycle import Change, Guard, Patch, Refused, Written
 from taskloom.model import Kind, TaskEntity, TaskKey, TaskStatus
-from taskloom.ports import ChunkRow, NewTaskRow, TaskQuery
+from taskloom.ports import ChunkRow, NewTaskRow, Step, TaskQuery
 from taskloom.values import decode
 
 _ATTRIBUTES = ("results", "result_ref", "error", "sub_task_succeed_count", "sub_task_failed_count")
@@ -19,19 +19,36 @@ class Model:
     def __init__(self) -> None:
         self.tasks: dict[TaskKey, TaskEntity] = {}
         self.chunks: dict[tuple[TaskKey, int, int], ChunkRow] = {}
+        self.steps: dict[tuple[TaskKey, str], Step] = {}
+        """Callbacks, by task and name."""
 
     def create(self, rows: Sequence[NewTaskRow]) -> None:
         self.tasks |= {row.entity.key: row.entity for row in rows}
 
     def update(self, change: Change) -> Written | Refused:
         task = self.tasks.get(change.key)
-        if not holds(change.guard, task):
+        if not self.allows(change, task):
             return Refused(task)
         if task is None:
             task = replace(_absent(change.key, change.patch["created_at"]), version=-1)
         after = patched(task, change)
         self.tasks[change.key] = after
         return Written(after)
+
+    def allows(self, change: Change, task: TaskEntity | None) -> bool:
+        """Whether *change* may be carried out on *task*."""
+        name = change.guard.unanswered
+        callback = None if name is None else self.steps.get((change.key, name))
+        return holds(change.guard, task) and (callback is None or callback.answer is None)
+
+    def put(self, step: Step, change: Change) -> Written | Refused | Step:
+        standing = self.steps.get((step.key, step.name))
+        if step.version != 1 + (0 if standing is None else standing.version):
+            return Refused(None) if standing is None else standing
+        outcome = self.update(change)
+        if isinstance(outcome, Written):
+            self.steps[step.key, step.name] = step
+        return outcome
 
     def list_tasks(self, query: TaskQuery) -> list[TaskEntity]:
         found = [

@@ -39,15 +39,17 @@ from taskloom.model import (
     TaskStatus,
     TenantCode,
 )
-from taskloom.ports import Backend, ChunkRow, Idempotency, Known, NewTaskRow, TaskQuery
+from taskloom.ports import Answer, Backend, ChunkRow, Idempotency, Known, NewTaskRow, Step, StepKind, TaskQuery
 from taskloom.values import EncodedJson
 from tests.contract.base import PATIENCE
-from tests.contract.model import Model, holds, patched
+from tests.contract.model import Model, patched
 from tests.support.rows import Rows
 
 ResultT = TypeVar("ResultT")
 
-DEEDS: Final = ("complete", "fail", "retry", "give back", "progress", "renew")
+DEEDS: Final = ("complete", "fail", "retry", "give back", "progress", "renew", "save", "continue", "sleep", "wait")
+CALLBACK: Final = "approval"
+"""Of each task, for which it may wait."""
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
 PLAN: Final = FanOut(chunk_size=1, tolerated_failure_percentage=50)
 SUB_TASKS: Final = 2
@@ -89,6 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.store = backend.store
+        self.steps = backend.steps
         self.ids = backend.ids
         self.rows = Rows(backend)  # a tenant of its own: all runs of the machine share a backend
         self.now = backend.clock.now()
@@ -182,8 +185,13 @@ class StoreMachine(RuleBasedStateMachine):
         """Rule 2: it counts exactly if the claim still holds."""
         task = self.model.tasks[claim.key]
         is_owner = (task.status, task.fence) == (IN_PROGRESS, claim.fence)
-        outcome = self.carry_out(self.deed_of(claim, deed))
-        assert isinstance(outcome, Written) == is_owner
+        callback = self.model.steps.get((claim.key, CALLBACK))
+        waits_in_vain = deed == "wait" and callback is not None and callback.answer is not None
+        change = self.deed_of(claim, deed)
+        outcome = self.carry_out(change)
+        assert isinstance(outcome, Written) == (is_owner and not waits_in_vain)
+        if is_owner and change.otherwise is not None and waits_in_vain:
+            assert isinstance(self.carry_out(change.otherwise), Written)
         return self.model.tasks[claim.key]
 
     @rule(targets=(sightings, claims), ended=claims, deed=st.sampled_from(DEEDS), seen=st.one_of(st.none(), sightings))
@@ -193,7 +201,7 @@ class StoreMachine(RuleBasedStateMachine):
         """In one call; without another the same one, as the first write will leave it."""
         end = self.deed_of(ended, deed)
         standing = self.model.tasks[ended.key if seen is None else seen.key]
-        if standing.key == end.key and holds(end.guard, standing):
+        if standing.key == end.key and self.model.allows(end, standing):
             standing = patched(standing, end)
         claim = self.claim_of(standing, 60)
         both = [end] if claim is None else [end, claim]
@@ -231,6 +239,34 @@ class StoreMachine(RuleBasedStateMachine):
             stands = self.model.tasks[task.key]
             is_now = (task.status, task.fence, task.run) == (stands.status, stands.fence, stands.run)
             assert isinstance(self.carry_out(change), Written) == is_now
+        return self.model.tasks[seen.key]
+
+    @rule(target=sightings, seen=sightings, is_fresh=st.booleans(), late=st.booleans())
+    def call_back(self, seen: TaskEntity, is_fresh: bool, late: bool) -> TaskEntity:
+        """Its handler asks for a token; then somebody answers, which wakes it if it waits. Both are one write."""
+        task = self.model.tasks[seen.key] if is_fresh else seen
+        standing = self.model.steps.get((task.key, CALLBACK))
+        if task.is_terminal or task.kind is Kind.SFN_TASK:
+            return self.model.tasks[seen.key]
+        fresh = Step(
+            key=task.key,
+            kind=StepKind.CALLBACK,
+            name=CALLBACK,
+            version=1 if standing is None or late else standing.version + 1,
+            write_id=self.ids.token(),
+            run=task.run,
+            at=self.now,
+            token=self.ids.token(),
+            answer=None if standing is None else Answer.RESUMED,
+        )
+        if standing is None:
+            change = lifecycle.touched(task, now=self.now)
+        else:
+            who: Any = {"dispatch": self.ids.token(), "claim_id": self.ids.token()}
+            change = lifecycle.answered(task, CALLBACK, now=self.now, by="ann", **who)
+        outcome = self.run(self.steps.put(fresh, change))
+        self.checked = False
+        assert outcome == self.model.put(fresh, change) or (outcome == Written() and not change.returning)
         return self.model.tasks[seen.key]
 
     @rule(parent=parents)
@@ -408,6 +444,21 @@ class StoreMachine(RuleBasedStateMachine):
                 return lifecycle.waits_for_retry(claim, failure, at=at, progress=Progress(done=2), **who)
             case "give back":
                 return lifecycle.given_back(claim, "the worker stopped", **who)
+            case "save":
+                return lifecycle.checkpointed(claim, EncodedJson('{"page":1}'), now=self.now)
+            case "continue":
+                return lifecycle.continued(claim, state=EncodedJson("2"), progress=None, reason="goes on", **who)
+            case "sleep" | "wait":
+                reason = lifecycle.sleeps("then") if deed == "sleep" else lifecycle.waits(CALLBACK, None)
+                return lifecycle.suspended(
+                    claim,
+                    until=self.now + timedelta(seconds=45),
+                    callback=None if deed == "sleep" else CALLBACK,
+                    state=None,
+                    progress=Progress(done=2),
+                    reason=reason,
+                    **who,
+                )
             case "progress":
                 return lifecycle.progressed(claim, Progress(done=3, total=4, message="…"), now=self.now)
             case _:
@@ -417,6 +468,10 @@ class StoreMachine(RuleBasedStateMachine):
         """Everything that can be read of the store is what the model says."""
         for key, task in self.model.tasks.items():
             assert await self.store.get(key) == task
+            callback = self.model.steps.get((key, CALLBACK))
+            assert await self.steps.get(key, StepKind.CALLBACK, CALLBACK) == callback
+            if callback is not None:
+                assert await self.steps.find(callback.token or "") == callback
             if task.kind is Kind.SFN_TASK:
                 indexes = range(SUB_TASKS)
                 assert list(await self.store.list_sub_tasks(key, indexes)) == self.model.list_sub_tasks(key, indexes)

@@ -23,6 +23,7 @@ from tests.contract.repairs import RepairsContract
 from tests.contract.retention import LettersOfTheGoneContract, RetentionContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
+from tests.contract.steps import StepsContract
 from tests.contract.task_logs import TaskLogsContract
 from tests.contract.task_store import TaskStoreContract
 from tests.support.clock import FakeClock
@@ -72,6 +73,10 @@ class TestSqlitePayloadStore(PayloadStoreContract):
 
 
 class TestSqliteTaskLogs(TaskLogsContract):
+    pass
+
+
+class TestSqliteSteps(StepsContract):
     pass
 
 

@@ -106,6 +106,24 @@ OF_A_CLAIM: Final[Mapping[str, Builder]] = {
     "continued": lambda task: lifecycle.continued(
         task, state=EncodedJson("1"), progress=Progress(done=1), reason="more", **_ends
     ),
+    "suspended": lambda task: lifecycle.suspended(
+        task,
+        until=NOW + timedelta(seconds=60),
+        callback=None,
+        state=EncodedJson("1"),
+        progress=Progress(done=1),
+        reason="sleeps",
+        **_ends,
+    ),
+    "suspended, for a callback": lambda task: lifecycle.suspended(
+        task, until=NOW, callback="ok", state=None, progress=None, reason=lifecycle.waits("ok", None), **_ends
+    ),
+    "suspended, but answered": lambda task: _change(
+        lifecycle.suspended(
+            task, until=NOW, callback="ok", state=None, progress=None, reason=lifecycle.waits("ok", None), **_ends
+        ).otherwise
+    ),
+    "touched": lambda task: lifecycle.touched(task, now=NOW),
     "checkpointed": lambda task: lifecycle.checkpointed(task, EncodedJson("1"), now=NOW),
     "renewed": lambda task: lifecycle.renewed(task, until=NOW + timedelta(seconds=60), now=NOW),
     "progressed": lambda task: lifecycle.progressed(task, Progress(done=1), now=NOW),
@@ -127,6 +145,7 @@ OTHERS: Final[Mapping[str, Builder]] = {
     "first_claim": lambda task: lifecycle.first_claim(task, 3, None, claimant())[0],
     "rejected": lambda task: lifecycle.rejected(task, FAILURE, **_ends),
     "repaired": lambda task: lifecycle.repaired(task, "why", dispatch="new", **_ends),
+    "answered": lambda task: lifecycle.answered(task, "ok", dispatch="new", **_ends),
     "overdue": lambda task: lifecycle.overdue(task, **_ends),
     "cancelled": lambda task: lifecycle.cancelled(task, reason="why", **_ends),
     "retried": lambda task: lifecycle.retried(
@@ -157,6 +176,13 @@ def claimed(kind: Kind = Kind.TASK, **fields: Any) -> TaskEntity[Any]:
     return plain(kind, IN_PROGRESS, **given_)
 
 
+def waiting(kind: Kind = Kind.TASK, name: str = "ok", until: str | None = None) -> TaskEntity[Any]:
+    """A task that waits for its callback *name*."""
+    reason = lifecycle.waits(name, until)
+    last = HistoryEntry(at=NOW, status=PENDING, run=1, attempt=0, reason=reason)
+    return plain(kind, PENDING, fence=5, next_attempt_at=NOW + timedelta(days=7), claim_id="before", history=(last,))
+
+
 def changes() -> Iterator[tuple[str, TaskEntity[Any], Change]]:
     """Every change that there is, each on every kind of task that it is made for."""
     for kind in (Kind.TASK, Kind.SUB_TASK):
@@ -180,9 +206,14 @@ def changes() -> Iterator[tuple[str, TaskEntity[Any], Change]]:
         for status in OPEN if kind is not Kind.SFN_TASK else (PENDING,):
             task = plain(kind, PENDING, fence=3, dispatch="d") if status is PENDING else claimed(kind)
             yield f"cancelled, {status} {kind}", task, OTHERS["cancelled"](task)
+            if kind is not Kind.SFN_TASK:
+                yield f"answered, {status} {kind}", task, OTHERS["answered"](task)
             if kind is not Kind.SUB_TASK:
                 yield f"repaired, {status} {kind}", task, OTHERS["repaired"](task)
                 yield f"overdue, {status} {kind}", task, OTHERS["overdue"](task)
+    for kind in (Kind.TASK, Kind.SUB_TASK):
+        task = waiting(kind)
+        yield f"answered, waiting {kind}", task, OTHERS["answered"](task)
     for status in TERMINAL:
         for kind in (Kind.TASK, Kind.SFN_TASK):
             task = plain(kind, status, fence=3, run=1)
@@ -309,6 +340,69 @@ def test_a_reclaim_demands_that_the_lease_has_ended() -> None:
         guard = OTHERS[name](lost).guard
         assert guard.lease_ended_by == NOW
         assert guard.fence == lost.fence
+
+
+# --- suspensions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SUB_TASK])
+def test_an_answer_wakes_whoever_waits_for_it(kind: Kind) -> None:
+    """A single task gets a message; a sub-task has a chunk. The fence stays: nobody's claim is taken."""
+    for task in (waiting(kind), waiting(kind, until="2026-01-01T00:00:00.000Z")):
+        change = OTHERS["answered"](task)
+        assert change.guard == Guard(status=frozenset({PENDING}), fence=5, run=1)
+        assert change.patch["next_attempt_at"] == NOW
+        assert change.patch.get("dispatch") == ("new" if kind is Kind.TASK else None)
+        assert "fence" not in change.patch
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        waiting(name="ok2"),
+        waiting(name="o"),
+        waiting(name='ok" until x'),
+        claimed(),
+        plain(status=PENDING, next_attempt_at=NOW),
+    ],
+)
+def test_an_answer_leaves_alone_whoever_waits_for_something_else(task: TaskEntity[Any]) -> None:
+    """A task in its backoff does not start sooner because its callback was answered."""
+    change = OTHERS["answered"](task)
+    assert dict(change.patch) == {"updated_at": NOW}
+    assert change.guard == Guard(status=frozenset({task.status}), fence=task.fence, run=task.run)
+
+
+@pytest.mark.parametrize("name", ["ok", "ä", 'a"b', 'a" until c', "\\"])
+@pytest.mark.parametrize("until", [None, "2026-01-01T00:00:00.000Z"])
+def test_the_callback_is_found_in_the_reason(name: str, until: str | None) -> None:
+    task = waiting(name=name, until=until)
+    reason = lifecycle.suspension(task)
+    assert reason is not None
+    assert lifecycle.callback_of(reason) == name
+    assert lifecycle.waits_for(task, name)
+    assert not lifecycle.waits_for(task, name + " ")
+
+
+def test_a_sleep_is_no_wait() -> None:
+    last = HistoryEntry(at=NOW, status=PENDING, run=1, attempt=0, reason=lifecycle.sleeps("then"))
+    asleep = plain(status=PENDING, history=(last,))
+    assert lifecycle.suspension(asleep) == "sleeps until then"
+    assert lifecycle.callback_of("sleeps until then") is None
+    assert lifecycle.suspension(replace(asleep, status=IN_PROGRESS)) is None
+    assert lifecycle.suspension(replace(asleep, history=())) is None
+
+
+def test_a_wait_is_refused_once_the_answer_is_there() -> None:
+    """And its owner goes on at once instead."""
+    change = OF_A_CLAIM["suspended, for a callback"](claimed())
+    assert change.guard.unanswered == "ok"
+    assert change.otherwise is not None
+    assert change.otherwise.guard.unanswered is None
+    assert "next_attempt_at" not in change.otherwise.patch
+    asleep = OF_A_CLAIM["suspended"](claimed())
+    assert (asleep.guard.unanswered, asleep.otherwise) == (None, None)
+    assert asleep.patch["attempt"] == 1  # no attempt is counted: the next claim adds one again
 
 
 # --- who may claim ---------------------------------------------------------------------------------------------------
@@ -747,6 +841,7 @@ def test_only_changes_whose_task_is_needed_give_it_back() -> None:
         "checkpointed",
         "renewed",
         "progressed",
+        "touched",
     }
     parent = claimed(Kind.SFN_TASK)
     assert {name for name, build in OF_A_FAN_OUT.items() if not build(parent).returning} == {"counted"}
@@ -905,7 +1000,7 @@ def test_a_life_of_any_length(steps: list[str], data: st.DataObject) -> None:
         assert not before.is_terminal
         assert task.fence >= before.fence
         assert (task.status is IN_PROGRESS) == (task.lease_until is not None)
-        assert task.attempt >= before.attempt or step in ("given_back", "continued")
+        assert task.attempt >= before.attempt or step.startswith(("given_back", "continued", "suspended"))
         if task.status is not before.status:
             assert (before.status, task.status) in PAIRS
             assert task.history[-1].status is task.status

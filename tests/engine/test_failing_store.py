@@ -14,6 +14,8 @@ from taskloom.ports import Backend
 from tests.support.faults import DEADLINE, READS, FailAt, Inner, PortCall, tapped
 from tests.support.rules import check_rules
 from tests.support.scenarios import (
+    LONG,
+    LONG_FAN_OUT,
     SCENARIOS,
     TENANT,
     Effects,
@@ -75,6 +77,41 @@ def test_a_store_that_is_busy_at_any_call(scenario: Scenario, reply_lost: bool, 
         points.append(name)
     print(f"{scenario}: {len(points)} failures survived")
     assert len([name for name in points if name not in READS]) >= 4
+
+
+@pytest.mark.parametrize("reply_lost", [False, True], ids=["nothing happened", "the reply was lost"])
+@pytest.mark.parametrize("scenario", [LONG, LONG_FAN_OUT], ids=str)
+def test_steps_that_are_busy_at_any_call(scenario: Scenario, reply_lost: bool, tmp_path: Path) -> None:
+    """Worker and answerer ask again; whoever finds its own write has done it: nothing is done twice, or refused."""
+
+    async def tell_it(number: int) -> PortCall | None:
+        clock = HastyClock()
+        backend, fails, effects = (
+            open_backend(tmp_path / f"{number}.db", clock),
+            FailAt(number, reply_lost=reply_lost),
+            Effects(),
+        )
+
+        async def steps_only(call: PortCall, inner: Inner) -> Any:
+            return await (fails(call, inner) if call.name.startswith("steps.") else inner())
+
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await tell(scenario, tapped(backend, steps_only), clock, effects)
+            await check_end(scenario, backend)
+            assert len(effects.all) == len(set(effects.all)), "something was charged twice"
+        finally:
+            await asyncio.to_thread(backend.close)
+        check_rules(tmp_path / f"{number}.db")
+        return fails.at
+
+    failed = list[str]()
+    for number in count(1):
+        at = asyncio.run(tell_it(number))
+        if at is None:
+            break
+        failed.append(at.name)
+    assert failed.count("steps.put") >= 4
 
 
 @pytest.mark.parametrize("error", [StoreBusy, StoreFull, StoreCorrupt, StoreError])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskloom import lifecycle
+from taskloom.errors import CallbackTimeout
 from taskloom.execution.reconciler import EVERY, Reconciler
 from taskloom.lifecycle import Written
 from taskloom.model import Kind, TaskEntity, TaskStatus
@@ -26,6 +27,7 @@ from tests.support.scenarios import (
     all_tasks,
     check_end,
     module_for,
+    module_over,
     work,
 )
 
@@ -171,6 +173,95 @@ def test_an_execution_that_was_never_started(backend: Backend, clock: FakeClock,
         sql(database, "DELETE FROM queue")
         await reconciled(FAN_OUT, backend, clock)
         await check_end(FAN_OUT, backend)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [Kind.TASK, Kind.SFN_TASK], ids=["task", "sub-tasks"])
+@pytest.mark.parametrize("how", ["sleep", "timeout", "answer"])
+def test_a_wait_that_is_over(backend: Backend, clock: FakeClock, database: Path, kind: Kind, how: str) -> None:
+    """Its message is lost while it is suspended: as soon as it is due it gets another one, not before."""
+    module, tokens = module_over(backend), list[str]()
+
+    async def job(event: Any) -> Any:
+        token = await event.callback("approval")
+        tokens.append(token)
+        if how == "sleep":
+            await event.sleep(1000)
+            return "slept"
+        try:
+            return await event.wait_for(token, timeout=1000)
+        except CallbackTimeout:
+            return "timed out"
+
+    module.task("job")(job)
+    module.step_function_task("job", chunk_size=2, max_concurrency=2)(job)
+
+    async def look() -> None:
+        looked = await module.task_service.queues.repairs()
+        clock.advance(EVERY.total_seconds())
+        async with asyncio.timeout(30):
+            while await module.task_service.queues.repairs() == looked:
+                await asyncio.to_thread(clock.now)  # a turn of the loop: the reconciler is on its way
+
+    async def main() -> None:
+        service = module.task_service
+        if kind is Kind.TASK:
+            made: TaskEntity[Any] = await service.create_task(tenant_code="acme", task_type="job")
+        else:
+            made = await service.create_step_function_task(tenant_code="acme", task_type="job", input=range(6))
+        await work(module)
+        if how == "answer":
+            for token in list(tokens):
+                await service.resume(token, "answered")
+            sql(database, "DELETE FROM stream")
+        sql(database, "DELETE FROM queue")
+        called = len(tokens)
+        async with module.worker() as worker:
+            await worker.drain()
+            assert len(tokens) == called, "nothing brings it back but the reconciler"
+            if how != "answer" and kind is Kind.TASK:
+                await look()
+                await worker.drain()
+                assert len(tokens) == called, "it is not due yet"
+                clock.advance(1000)
+            for _ in range(2):
+                await look()
+                await worker.drain()
+            if how != "answer":
+                clock.advance(1000)
+                await worker.drain()
+        task = await service.get_task(made.key)
+        expected = {"sleep": "slept", "timeout": "timed out", "answer": "answered"}[how]
+        assert task.status is COMPLETED
+        assert reasons(task)
+        if kind is Kind.TASK:
+            assert task.result == expected
+        else:
+            assert [sub.result async for sub in service.iter_sub_tasks(task.key)] == [expected] * 6
+
+    asyncio.run(main())
+
+
+def test_a_revived_execution_waits_for_nothing_of_before(backend: Backend, clock: FakeClock, database: Path) -> None:
+    """Its collect finds all chunks with something left; none is kept twice."""
+    module = module_over(backend)
+
+    @module.step_function_task("job", chunk_size=1, max_concurrency=1)
+    async def job(event: Any) -> None:
+        await event.sleep(1000)
+
+    async def main() -> None:
+        made = await module.task_service.create_step_function_task(tenant_code="acme", task_type="job", input=range(3))
+        await work(module)
+        assert sql(database, "SELECT count(*) FROM chunk_waits") == [(2,)]
+        assert not await backend.machine.revive(made.key, 1)
+        sql(database, "DELETE FROM queue")
+        assert await backend.machine.revive(made.key, 1)
+        assert sql(database, "SELECT count(*) FROM chunk_waits") == [(0,)]
+        clock.advance(1000)
+        await work(module)
+        assert (await module.task_service.get_task(made.key)).status is COMPLETED
 
     asyncio.run(main())
 

@@ -42,6 +42,7 @@ _PORTS: Final[Mapping[str, type]] = {
     "payloads": ports.PayloadStore,
     "items": ports.ItemWriter,
     "logs": ports.TaskLogs,
+    "steps": ports.Steps,
     "admin": ports.QueueAdmin,
     "notifier": ports.Notifier,
 }
@@ -61,6 +62,7 @@ READS: Final = frozenset(
         *("store.get", "store.list_tasks", "store.list_sub_tasks", "store.list_chunks", "store.known"),
         *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
+        *("logs.read", "steps.get", "steps.find"),
         *("logs.read", "notifier.next_due", "notifier.listeners", "notifier.notices"),
         *("admin.pauses", "admin.lanes", "admin.throughput", "admin.place", "admin.waiting", "admin.dead_letters"),
         *("admin.duty", "admin.workers"),
@@ -79,6 +81,7 @@ def tapped(backend: Backend, tap: Tap) -> Backend:
         machine=cast("ports.StateMachine", _Port(backend.machine, "machine", tap)),
         payloads=cast("ports.PayloadStore", _Port(backend.payloads, "payloads", tap)),
         logs=cast("ports.TaskLogs", _Port(backend.logs, "logs", tap)),
+        steps=cast("ports.Steps", _Port(backend.steps, "steps", tap)),
         admin=cast("ports.QueueAdmin", _Port(backend.admin, "admin", tap)),
         notifier=cast("ports.Notifier", _Port(backend.notifier, "notifier", tap)),
     )

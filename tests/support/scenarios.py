@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from taskloom import (
+    Continue,
     EventFactory,
     EventFactoryAddedTask,
     Retry,
@@ -20,7 +21,7 @@ from taskloom import (
     TaskQueueEvent,
 )
 from taskloom.embedded.backend import embedded_backend
-from taskloom.errors import TaskEnded
+from taskloom.errors import TaskEnded, TaskTokenNotFound
 from taskloom.events.registry import Registry, TypePolicy
 from taskloom.ids import RandomIds
 from taskloom.lifecycle import NEXT, Trigger
@@ -271,6 +272,64 @@ def _define_talkative(module: TaskModule, effects: Effects) -> None:
         return "done"
 
 
+def _define_long(module: TaskModule, effects: Effects) -> None:
+    """All that work does which outlives its limit; the token stands in the progress, for whoever answers."""
+
+    def charge(task: str) -> str:
+        effects.add(task)
+        return "paid"
+
+    async def long(event: Any) -> Json:
+        paid = await event.step("charge", charge, event.task.id)
+        if event.state != {"page": 1}:
+            await event.checkpoint("saved")
+            raise Continue({"page": 1})
+        token = await event.callback("approval")
+        event.progress(1, message=token)
+        answer = await event.wait_for(token, timeout=100_000)
+        await event.sleep(10)
+        return [paid, event.state, answer]
+
+    def long_in_a_thread(event: Any) -> Json:
+        paid = event.sync.step("charge", charge, event.task.id)
+        token = event.sync.callback("approval")
+        event.progress(1, message=token)
+        answer = event.sync.wait_for(token, timeout=100_000)
+        event.sync.sleep(10)
+        return [paid, answer]
+
+    retry = Retry(max_attempts=9, initial=0)
+    module.task("long", retry=retry)(long)
+    module.step_function_task("long", retry=retry, chunk_size=2, max_concurrency=2)(long_in_a_thread)
+
+
+async def _answer(service: TaskService, task: TaskEntity[Any]) -> None:
+    """Whoever waits gets its answer; who does already hears that it has."""
+    tasks = [await service.get_task(task.key)]
+    if task.kind is Kind.SFN_TASK:
+        tasks = [sub async for sub in service.iter_sub_tasks(task.key)]
+    for one in tasks:
+        if one.progress is not None:
+            with suppress(TaskTokenNotFound):
+                await service.resume(one.progress.message or "", "yes")
+
+
+LONG: Final = Scenario(
+    name="task that does a step, goes on, waits, and sleeps",
+    define=_define_long,
+    create=lambda service: service.create_task(tenant_code=TENANT, task_type="long"),
+    steer=_answer,
+    end=Expected(status=COMPLETED, result=["paid", {"page": 1}, "yes"]),
+    patience=(10,),
+)
+LONG_FAN_OUT: Final = Scenario(
+    name="fan-out of 3 that do a step, wait, and sleep",
+    define=_define_long,
+    create=lambda service: service.create_step_function_task(tenant_code=TENANT, task_type="long", input=range(3)),
+    steer=_answer,
+    end=Expected(status=COMPLETED, sub_tasks=[Expected(status=COMPLETED, result=["paid", "yes"])] * 3),
+    patience=(10,),
+)
 TALKATIVE: Final = Scenario(
     name="task that logs",
     define=_define_talkative,
@@ -411,6 +470,8 @@ SCENARIOS: Final = (
     CANCEL,
     CANCEL_FAN_OUT,
     RETRY_FAILED,
+    LONG,
+    LONG_FAN_OUT,
     IDEMPOTENT,
     TWO_WORKERS,
     DROPPED,

@@ -116,11 +116,19 @@ async def _left_open_by_an_earlier_run(backend: Backend) -> Scene:
     return scene
 
 
+async def _suspended_task(backend: Backend) -> Scene:
+    """It waits for an answer, and the one who will answer too late has looked how it stands."""
+    scene = await _claimed(backend, Kind.TASK)
+    scene.seen = scene.parent = await scene.rows.carry_out(_suspended(scene))
+    return scene
+
+
 STAGES: Final[Mapping[str, Stage]] = {
     "claimed task": lambda backend: _claimed(backend, Kind.TASK),
     "claimed sub-task": _claimed_sub_task,
     "running parent": _running_parent,
     "waiting task": lambda backend: _waiting(backend, Kind.TASK),
+    "suspended task": _suspended_task,
     "waiting parent": lambda backend: _waiting(backend, Kind.SFN_TASK),
     "ended task": lambda backend: _ended(backend, Kind.TASK),
     "ended parent": lambda backend: _ended(backend, Kind.SFN_TASK),
@@ -245,7 +253,12 @@ async def _request(scene: Scene, parent: TaskEntity[Any]) -> TaskEntity[Any]:
     return await scene.rows.carry_out(_cancel_requested(scene.rows, parent))
 
 
+async def _wake(scene: Scene) -> None:
+    await scene.rows.carry_out(_answered(scene.rows, await scene.now()))
+
+
 STEPS: Final[Mapping[str, Step]] = {
+    "wake": _wake,
     "lease over": _lease_over,
     "claim": _claim_it,
     "give up": _give_up,
@@ -287,6 +300,23 @@ def _cancelled(rows: Rows, task: TaskEntity[Any], *, worker: bool = False) -> Ch
     return lifecycle.cancelled(
         task, reason="enough", by="operator", now=rows.now, claim_id=rows.backend.ids.token(), worker=worker
     )
+
+
+def _suspended(scene: Scene) -> Change:
+    return lifecycle.suspended(
+        scene.seen,
+        until=scene.rows.now + timedelta(days=7),
+        callback="approval",
+        state=None,
+        progress=None,
+        reason=lifecycle.waits("approval", None),
+        **_who(scene),
+    )
+
+
+def _answered(rows: Rows, task: TaskEntity[Any]) -> Change:
+    token = rows.backend.ids.token
+    return lifecycle.answered(task, "approval", now=rows.now, by="ann", dispatch=token(), claim_id=token())
 
 
 def _overdue(rows: Rows, task: TaskEntity[Any]) -> Change:
@@ -362,6 +392,9 @@ OF_A_CLAIM: Final[Mapping[str, Write]] = {
     "continued": lambda scene: lifecycle.continued(
         scene.seen, state=EncodedJson("1"), progress=None, reason="more", **_who(scene)
     ),
+    "suspended": _suspended,
+    "touched": lambda scene: lifecycle.touched(scene.seen, now=scene.rows.now),
+    "answered, while it ran": lambda scene: _answered(scene.rows, scene.seen),
     "checkpointed": lambda scene: lifecycle.checkpointed(scene.seen, EncodedJson("1"), now=scene.rows.now),
     "renewed": lambda scene: lifecycle.renewed(scene.seen, until=scene.rows.now + 2 * LEASE, now=scene.rows.now),
     "progressed": lambda scene: scene.rows.progressed(scene.seen, 7),
@@ -405,6 +438,9 @@ OF_A_DISPATCHER: Final[Mapping[str, Write]] = {
     "repaired": lambda scene: lifecycle.repaired(scene.seen, "lost", dispatch="another", **_who(scene)),
 }
 """What they write who find a waiting task."""
+OF_WHOEVER_ANSWERS: Final[Mapping[str, Write]] = {
+    "answered": lambda scene: _answered(scene.rows, scene.seen),
+}
 RETRIED: Final[Mapping[str, Write]] = {"retried": lambda scene: _retried(scene.rows, scene.seen)}
 CLAIM_IN_RUN: Final[Mapping[str, Write]] = {
     "claim_in_run, of an earlier run": lambda scene: _in_run(scene.seen, scene.parent, scene.rows.claimant())
@@ -471,6 +507,17 @@ _TABLE: Final[Sequence[tuple[str, Mapping[str, Write], Sequence[str]]]] = (
     ("claimed sub-task", OF_A_TAKER_OF_SUB_TASKS, ("renew",)),
     ("running parent", OF_A_PARENT, _PARENT_ENDED),
     ("waiting task", {**OF_A_DISPATCHER, **OF_SOMEBODY}, (*_TAKEN, "claim, give back", "claim, wait")),
+    (
+        "suspended task",
+        {**OF_WHOEVER_ANSWERS, **OF_SOMEBODY},
+        (
+            *(loss for loss in _TAKEN if loss[:5] != "claim" and loss[:6] != "reject"),
+            "wake, claim",
+            "wake, claim, complete",
+            "wake, claim, give back",
+            "wake, cancel, retry",
+        ),
+    ),
     ("waiting parent", {**OF_A_DISPATCHER, **OF_SOMEBODY}, (*_TAKEN, "claim, reject", "claim, cancel, retry")),
     ("ended task", RETRIED, _RETRIED),
     ("ended parent", RETRIED, _RETRIED),

@@ -301,6 +301,60 @@ def test_a_sub_task_waits_for_its_backoff(make_module: MakeModule, clock: FakeCl
     asyncio.run(within_patience(scenario()))
 
 
+def test_it_sleeps(make_module: MakeModule, clock: FakeClock) -> None:
+    """Until when; whether a worker lives or not, or its type is paused, is not the reason."""
+    module = make_module(clock=clock)
+
+    @module.task("job")
+    async def job(event: TaskQueueEvent) -> None:
+        await event.sleep(3600)
+
+    async def scenario() -> None:
+        task = await create(module)
+        await drained(module)
+        ends = time_text(clock.now() + timedelta(hours=1))
+        clock.advance(600)
+        await module.task_service.queues.pause(task_type="job")
+        facts = await told(module, task.key, Cause.SUSPENDED, f"it sleeps until {ends} (in 3000 s)")
+        assert facts == {"until": ends, "callback": None}
+        await module.task_service.queues.resume(task_type="job")
+        clock.advance(3000)
+        await told(module, task.key, Cause.NO_WORKER)
+
+    asyncio.run(within_patience(scenario()))
+
+
+@pytest.mark.parametrize("timeout", [None, 3600])
+def test_it_waits_for_a_callback(make_module: MakeModule, clock: FakeClock, timeout: float | None) -> None:
+    """Which one, and until when. Single tasks and sub-tasks; the answer changes what is said."""
+    module, tokens = make_module(clock=clock), list[str]()
+
+    async def ask(event: Any) -> None:
+        tokens.append(await event.callback('the boss\'s "yes"'))
+        await event.wait_for(tokens[-1], timeout=timeout)
+
+    module.task("job")(ask)
+    module.step_function_task("job")(ask)
+
+    async def scenario() -> None:
+        made = await module.task_service.create_step_function_task(tenant_code="acme", task_type="job", input=[0])
+        task = await create(module)
+        await drained(module)
+        ends = None if timeout is None else time_text(clock.now() + timedelta(hours=1))
+        words = f"until {ends} (in 3600 s)" if ends else "however long that takes"
+        for key in (task.key, sub_key(made, 0)):
+            facts = await told(module, key, Cause.SUSPENDED, 'it waits for callback "the boss\'s \\"yes\\""', words)
+            assert facts == {"until": ends, "callback": 'the boss\'s "yes"'}
+        async with living(module):
+            await told(module, made.key, Cause.FAN_OUT_RUNS)
+        for token in tokens:
+            await module.task_service.resume(token)
+        assert (await module.task_service.explain(task.key)).cause is not Cause.SUSPENDED
+        assert (await module.task_service.explain(sub_key(made, 0))).cause is not Cause.SUSPENDED
+
+    asyncio.run(within_patience(scenario()))
+
+
 def test_its_message_comes_later(make_module: MakeModule, clock: FakeClock) -> None:
     """The worker that had it gave it back for a while: its storage failed."""
     module = make_module(clock=clock)

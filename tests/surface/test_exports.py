@@ -46,6 +46,8 @@ SURFACE = [
 ]
 
 ERRORS = [
+    "CallbackFailed",
+    "CallbackTimeout",
     "ClaimLost",
     "ExecutionNotFound",
     "IdempotencyConflict",
@@ -64,6 +66,7 @@ ERRORS = [
     "TaskNotFound",
     "TaskOpen",
     "TaskTokenNotFound",
+    "TaskTokenUsed",
     "WiringError",
 ]
 
@@ -113,6 +116,8 @@ def test_the_errors_are_one_tree() -> None:
         ("TaskNotFound", LookupError),
         ("ExecutionNotFound", LookupError),
         ("TaskTokenNotFound", LookupError),
+        ("TaskTokenUsed", errors.TaskTokenNotFound),
+        ("CallbackTimeout", TimeoutError),
         ("NotRunning", RuntimeError),
         ("MissingExtra", ImportError),
         ("SignatureRefused", ValueError),

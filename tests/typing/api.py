@@ -41,6 +41,10 @@ from taskloom.values import Json
 # --- events and their handlers ---------------------------------------------------------------------------------------
 
 
+async def fetch(count: int) -> bytes:
+    return bytes(count)
+
+
 class Bare(TaskQueueEvent): ...  # the input has a default
 
 
@@ -65,6 +69,18 @@ class OrderHandler:
         assert_type(event.message_id, str)
         assert_type(event.attempt, int)
         assert_type(event.cancelled, bool)
+        assert_type(await event.step("look", len, "abc"), int)
+        assert_type(await event.step("fetch", fetch, count=3), bytes)
+        await event.step("fetch", fetch, name="x")  # type: ignore[call-overload]
+        await event.step("fetch")  # type: ignore[call-overload]
+        await event.step(fetch, 3)  # type: ignore[call-overload]
+        await event.sleep(3600, name="an hour")
+        await event.sleep()  # type: ignore[call-arg]
+        assert_type(await event.callback("approval"), str)
+        assert_type(await event.wait_for("token"), Json)
+        await self.service.resume("token", {"ok": True}, tenant_code="mbc")
+        await self.service.fail("token", "no")
+        await self.service.fail("token", ValueError())  # type: ignore[arg-type]
         return event.task.input["price"] + event.task.input["postage"]
 
 
@@ -79,6 +95,12 @@ class PartHandler:
         event.progress(1.5, 2, "almost")
         event.progress("half")  # type: ignore[arg-type]
         event.progress()  # type: ignore[call-arg]
+        assert_type(event.sync.step("look", len, "abc"), int)
+        assert_type(event.sync.step("fetch", fetch, 3), bytes)
+        event.sync.step("look", len, 3)  # type: ignore[call-overload]
+        event.sync.sleep(3600)
+        assert_type(event.sync.callback("approval"), str)
+        assert_type(event.sync.wait_for("token", timeout=60), Json)
         assert_type(event.log, TaskLog)
         event.log.info("copied %d", 3, extra={"files": ["a"]}, exc_info=True)
         event.log.info()  # type: ignore[call-arg]

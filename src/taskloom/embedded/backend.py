@@ -10,6 +10,7 @@ from taskloom.embedded.payload_store import SqlitePayloadStore
 from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
 from taskloom.embedded.retention import SqliteRetention
 from taskloom.embedded.state_machine import SqliteStateMachine
+from taskloom.embedded.steps import SqliteSteps
 from taskloom.embedded.store import SqliteTaskStore
 from taskloom.embedded.task_logs import SqliteTaskLogs
 from taskloom.ports import Backend, Clock, Ids
@@ -31,6 +32,7 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
         machine=SqliteStateMachine(file, clock),
         payloads=SqlitePayloadStore(file, clock),
         logs=SqliteTaskLogs(file),
+        steps=SqliteSteps(file, clock),
         retention=SqliteRetention(file, clock),
         signals=file.signals,
         admin=SqliteQueueAdmin(file, clock),

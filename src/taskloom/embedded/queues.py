@@ -222,11 +222,6 @@ def send_step(
     transaction.work = True
 
 
-def delete_message(transaction: Transaction, receipt: Receipt) -> bool:
-    """Remove a message; whether it was still in the hands of this receipt."""
-    return transaction.execute(_DELETE, (receipt.id, receipt.count)).rowcount == 1
-
-
 class _Standing(NamedTuple):
     """`lifecycle.Standing` of a row."""
 

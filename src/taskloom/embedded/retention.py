@@ -29,6 +29,7 @@ _RUNS: Final = "{0} >= ?2 || '-' AND {0} < ?2 || '.'"
 
 _OF_EVERY_TASK: Final = (
     _portion("task_logs", "idx, run, fence, number", "pk = ?1 AND code = ?2"),
+    _portion("steps", "idx, kind, name", "pk = ?1 AND code = ?2"),
     _portion("payloads", "reference", _OWN),
     _portion("dead_letters", "id", "pk = ?1 AND code = ?2"),
 )
@@ -49,6 +50,7 @@ _NEXT_ITEMS: Final = "SELECT reference FROM payload_items WHERE reference > ? OR
 _LAST_BLOCK: Final = "SELECT at FROM payload_items WHERE reference = ? ORDER BY first DESC LIMIT 1"
 _NAMED_BY_TASK: Final = "SELECT 1 FROM tasks WHERE pk = ?1 AND code = ?2 AND ?3 IN (input_ref, result_ref)"
 _NAMED_BY_SUB_TASK: Final = "SELECT 1 FROM sub_tasks WHERE parent = ? AND tenant = ? AND idx = ? AND result_ref = ?"
+_NAMED_BY_STEP: Final = "SELECT 1 FROM steps WHERE pk = ? AND code = ? AND idx = ? AND result_ref = ?"
 _DISCARD: Final = ("DELETE FROM payload_items WHERE reference = ?", "DELETE FROM payloads WHERE reference = ?")
 
 
@@ -140,6 +142,9 @@ def _is_named(connection: Any, reference: str) -> bool:
     except InvalidInput:
         return True
     parts = key.parts
+    step = (key.parent.pk, parts.code, -1 if parts.index is None else parts.index, reference)
+    if connection.execute(_NAMED_BY_STEP, step).fetchone() is not None:
+        return True
     if parts.kind is Kind.SUB_TASK:
         values: tuple[Any, ...] = (parts.code, parts.tenant_code, parts.index, reference)
         return connection.execute(_NAMED_BY_SUB_TASK, values).fetchone() is not None

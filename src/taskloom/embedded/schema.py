@@ -322,7 +322,33 @@ CREATE INDEX waiting_notices ON notices (listener, take_at, number) WHERE given_
 CREATE INDEX given_up_notices ON notices (listener, number) WHERE given_up_at IS NOT NULL
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7, _VERSION_8)
+_VERSION_9: Final = """
+CREATE TABLE steps (              -- what handlers did once and for all: steps, sleeps, callbacks
+    pk TEXT NOT NULL,             -- of a sub-task: its parent's
+    code TEXT NOT NULL,
+    idx INTEGER NOT NULL,         -- of a sub-task: its number; else -1
+    kind TEXT NOT NULL,           -- step | sleep | callback
+    name TEXT NOT NULL,
+    type TEXT NOT NULL,           -- of the task
+    version INTEGER NOT NULL,
+    write_id TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    until INTEGER,                -- when a sleep is over; from when on an answer is too late
+    token TEXT,                   -- by which a callback is answered
+    answer TEXT,                  -- resumed | failed | timed out; NULL: not yet
+    result TEXT,                  -- JSON
+    result_ref TEXT,
+    PRIMARY KEY (pk, code, idx, kind, name)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX step_tokens ON steps (token) WHERE token IS NOT NULL;
+-- 1: the chunk got something to do while it was in the hands of a worker
+ALTER TABLE queue ADD COLUMN woken INTEGER NOT NULL DEFAULT 0
+"""
+
+MIGRATIONS: Final = (
+    _VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7, _VERSION_8, _VERSION_9,
+)  # fmt: skip
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

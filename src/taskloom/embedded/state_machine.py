@@ -16,7 +16,7 @@ from typing import Any, Final
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded.database import Database, Transaction
 from taskloom.embedded.lanes import ENGINE
-from taskloom.embedded.queues import delete_message, send_step
+from taskloom.embedded.queues import send_step
 from taskloom.errors import TaskTokenNotFound
 from taskloom.model import Kind, TaskKey
 from taskloom.ports import (
@@ -59,6 +59,17 @@ _STALL: Final = (
     "UPDATE executions SET flying = 1 WHERE name = ?1 AND status = 'RUNNING' "
     "AND NOT EXISTS (SELECT 1 FROM queue WHERE pk = ?2 AND code = ?3 AND run = ?4 AND kind != 'task')"
 )
+_WAKE_MESSAGE: Final = (  # of a chunk; one in the hands of a worker is marked
+    "UPDATE queue SET woken = held, visible_at = CASE held WHEN 0 THEN min(visible_at, ?1) ELSE visible_at END "
+    "WHERE route = ?2 AND kind = 'chunk' AND pk = ?3 AND code = ?4 AND run = ?5 AND chunk = ?6"
+)
+_WAKE_WAIT: Final = "DELETE FROM chunk_waits WHERE execution = ? AND chunk = ?"
+_PUT_OFF: Final = (  # the chunk that is on its way, but not due, and last in time
+    "SELECT id, chunk, visible_at FROM queue WHERE route = ?2 AND kind = 'chunk' AND pk = ?3 AND code = ?4 "
+    "AND run = ?5 AND held = 0 AND visible_at > ?1 ORDER BY visible_at DESC, id DESC LIMIT 1"
+)
+_TAKE_BACK: Final = "DELETE FROM queue WHERE id = ?"
+_SETTLE: Final = "DELETE FROM queue WHERE id = ? AND received = ? RETURNING woken"
 _END: Final = "UPDATE executions SET status = 'SUCCEEDED', stopped_at = ? WHERE name = ?"
 
 
@@ -140,11 +151,12 @@ class SqliteStateMachine:
     async def revive(self, key: TaskKey, run: int) -> bool:
         """See `ports.StateMachine`."""
         parts, now = key.parts, to_milliseconds(self._clock.now())
-        name = parts.code if run == 1 else f"{parts.code}-{run}"
+        name = _name(parts.code, run)
 
         def work(transaction: Transaction) -> bool:
             if transaction.execute(_STALL, (name, key.pk, parts.code, run)).rowcount == 0:
                 return False
+            transaction.execute(_NO_WAITS, (name,))  # the collect finds them all
             send_step(transaction, MessageKind.COLLECT, key, run=run, chunk=None, at=now)
             return True
 
@@ -155,11 +167,35 @@ class SqliteStateMachine:
         raise TaskTokenNotFound("nobody waits for this task token (any more)")
 
 
-def _report(transaction: Transaction, delivery: Delivery, outcome: StepOutcome, now: int) -> None:
-    if not delete_message(transaction, delivery.receipt):
+def wake_chunk(transaction: Transaction, key: TaskKey, run: int, chunk: int, now: int) -> None:
+    """The *chunk* of the fan-out *key* has something to do now: what it waits for is over."""
+    parts = key.parts
+    name, route = _name(parts.code, run), f"{Kind.SFN_TASK}#{parts.task_type}"
+    transaction.work = True
+    if transaction.execute(_WAKE_MESSAGE, (now, route, key.pk, parts.code, run, chunk)).rowcount:
         return
-    code = delivery.key.parts.code
-    name = code if delivery.run == 1 else f"{code}-{delivery.run}"
+    if not transaction.execute(_WAKE_WAIT, (name, chunk)).rowcount:
+        return
+    # It takes the place of one that is not due yet; where all of them run, it is next as soon as one of them has.
+    last = transaction.execute(_PUT_OFF, (now, route, key.pk, parts.code, run)).fetchone()
+    if last is None:
+        transaction.execute(_WAIT, (name, now, chunk))
+        return
+    message, other, at = last
+    transaction.execute(_TAKE_BACK, (message,))
+    transaction.execute(_WAIT, (name, at, other))
+    send_step(transaction, MessageKind.CHUNK, key, run=run, chunk=chunk, at=now)
+
+
+def _name(code: str, run: int) -> str:
+    return code if run == 1 else f"{code}-{run}"
+
+
+def _report(transaction: Transaction, delivery: Delivery, outcome: StepOutcome, now: int) -> None:
+    settled = transaction.execute(_SETTLE, (delivery.receipt.id, delivery.receipt.count)).fetchone()
+    if settled is None:
+        return
+    name = _name(delivery.key.parts.code, delivery.run)
     row = transaction.execute(_STATE, (delivery.key.pk, delivery.key.sk, delivery.run, name)).fetchone()
     if row is None:
         return
@@ -168,7 +204,8 @@ def _report(transaction: Transaction, delivery: Delivery, outcome: StepOutcome, 
         case MessageKind.CHUNK:
             left = json.loads(todo) if todo is not None else range(chunks)
             if outcome.again_at is not None:
-                transaction.execute(_WAIT, (name, to_milliseconds(outcome.again_at), delivery.chunk))
+                again_at = now if settled[0] else to_milliseconds(outcome.again_at)
+                transaction.execute(_WAIT, (name, again_at, delivery.chunk))
             if outcome.stop:
                 next_ = len(left)
                 transaction.execute(_NO_WAITS, (name,))
@@ -197,8 +234,7 @@ def _map_again(transaction: Transaction, delivery: Delivery, left: Sequence[int]
     first = min(len(left), at_once)
     for chunk in left[:first]:
         _send(transaction, delivery, MessageKind.CHUNK, chunk, at)
-    code = delivery.key.parts.code
-    name = code if delivery.run == 1 else f"{code}-{delivery.run}"
+    name = _name(delivery.key.parts.code, delivery.run)
     transaction.execute(_AGAIN, (json.dumps(list(left)), first, first, name))
 
 

@@ -133,15 +133,15 @@ class SqliteTaskStore:
 
     async def update(self, change: Change) -> Written | Refused:
         """See `ports.TaskStore`."""
-        plan = _plan(change, self._clock)
-        raw = await self._database.write(lambda transaction: _carry_out(transaction, plan))
-        return _outcome(plan, raw, self._clock)
+        plan = plan_of(change, self._clock)
+        raw = await self._database.write(lambda transaction: carry_out(transaction, plan))
+        return outcome_of(plan, raw, self._clock)
 
     async def update_many(self, changes: Sequence[Change]) -> Sequence[Written | Refused]:
         """See `ports.TaskStore`."""
-        plans = [_plan(change, self._clock) for change in changes]
-        raws = await self._database.write(lambda transaction: [_carry_out(transaction, plan) for plan in plans])
-        return [_outcome(plan, raw, self._clock) for plan, raw in zip(plans, raws, strict=True)]
+        plans = [plan_of(change, self._clock) for change in changes]
+        raws = await self._database.write(lambda transaction: [carry_out(transaction, plan) for plan in plans])
+        return [outcome_of(plan, raw, self._clock) for plan, raw in zip(plans, raws, strict=True)]
 
     async def get(self, key: TaskKey) -> TaskEntity[Any] | None:
         """See `ports.TaskStore`."""
@@ -262,7 +262,7 @@ def _look(query: TaskQuery) -> tuple[str, list[Any]]:
 
 
 @dataclass(slots=True)
-class _Plan:
+class Plan:
     """A change as SQL. Made before, and read after the transaction, which other processes wait for."""
 
     change: Change
@@ -275,11 +275,12 @@ class _Plan:
     throughput: tuple[int, str, bool] | None
 
 
-_Raw: TypeAlias = tuple[bool, Sequence[Any] | None]
+Raw: TypeAlias = tuple[bool, Sequence[Any] | None]
 """Whether the change was carried out; and the row, after it if asked for, or which stood against it."""
 
 
-def _plan(change: Change, clock: Clock) -> _Plan:
+def plan_of(change: Change, clock: Clock) -> Plan:
+    """How *change* is carried out."""
     parts = change.key.parts
     is_sub_task = parts.kind is Kind.SUB_TASK
     names, values = tuple(change.patch), rows.patch_values(change.patch)
@@ -287,8 +288,8 @@ def _plan(change: Change, clock: Clock) -> _Plan:
     where = find[1]
     if change.guard.absent:
         history = "" if change.history is None else rows.history_text(change.history)
-        return _Plan(change, _insert(names), (*values, history, *where), find, None, None, None)
-    guard, guard_values = _guard(change.guard)
+        return Plan(change, _insert(names), (*values, history, *where), find, None, None, None)
+    guard, guard_values = _guard(change.guard, is_sub_task)
     if not is_sub_task and (change.guard.status is None or change.guard.status & TERMINAL):
         guard += " AND (ttl IS NULL OR ttl > ?)"
         guard_values.append(to_milliseconds(clock.now()) // 1000)
@@ -306,10 +307,11 @@ def _plan(change: Change, clock: Clock) -> _Plan:
         ended = None if is_sub_task else parts.code
     if not is_sub_task and change.patch.get("dispatch") is not None:
         record = (change.key.pk, parts.code, "MODIFY")
-    return _Plan(change, sql, (*values, *where, *guard_values), find, record, ended, throughput)
+    return Plan(change, sql, (*values, *where, *guard_values), find, record, ended, throughput)
 
 
-def _carry_out(transaction: Transaction, plan: _Plan) -> _Raw:
+def carry_out(transaction: Transaction, plan: Plan) -> Raw:
+    """Do it, if its guard holds."""
     done = transaction.execute(plan.sql, plan.values).rowcount == 1
     row = None
     if plan.change.returning or not done:  # a look in the same transaction costs less than RETURNING
@@ -326,7 +328,8 @@ def _carry_out(transaction: Transaction, plan: _Plan) -> _Raw:
     return True, row
 
 
-def _outcome(plan: _Plan, raw: _Raw, clock: Clock) -> Written | Refused:
+def outcome_of(plan: Plan, raw: Raw, clock: Clock) -> Written | Refused:
+    """What came of it, in the words of the port."""
     done, row = raw
     if row is None:
         return _WRITTEN if done else Refused(None)
@@ -344,7 +347,7 @@ def _find(key: TaskKey) -> tuple[str, tuple[Any, ...]]:
     return _TASK, (key.pk, parts.code, parts.task_type)
 
 
-def _guard(guard: Guard) -> tuple[str, list[Any]]:
+def _guard(guard: Guard, is_sub_task: bool) -> tuple[str, list[Any]]:
     conditions = ""
     values: list[Any] = []
     if guard.status is not None:
@@ -359,7 +362,17 @@ def _guard(guard: Guard) -> tuple[str, list[Any]]:
     if guard.lease_ended_by is not None:
         conditions += " AND (lease_until IS NULL OR lease_until <= ?)"
         values.append(to_milliseconds(guard.lease_ended_by))
+    if guard.unanswered is not None:
+        conditions += f" AND NOT EXISTS (SELECT 1 FROM steps WHERE {_OWN_STEP[is_sub_task]} AND {_ANSWERED})"
+        values.append(guard.unanswered)
     return conditions, values
+
+
+_OWN_STEP: Final = {
+    False: "steps.pk = tasks.pk AND steps.code = tasks.code AND steps.idx = -1",
+    True: "steps.pk = 'SFN_TASK#' || sub_tasks.tenant AND steps.code = sub_tasks.parent AND steps.idx = sub_tasks.idx",
+}
+_ANSWERED: Final = "steps.kind = 'callback' AND steps.name = ? AND steps.answer IS NOT NULL"
 
 
 @cache

@@ -3,30 +3,27 @@
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, overload
 
 from taskloom.clock import EPOCH
 from taskloom.errors import NotRunning
-from taskloom.events import resumable
+from taskloom.events import resumable, steps
 from taskloom.events.log_lines import LogBuffer, LogKeeping, line_of
 from taskloom.events.task_log import TaskLog
 from taskloom.model import Progress, TaskEntity
 from taskloom.policy import number
-from taskloom.ports import LogBatch
+from taskloom.ports import LogBatch, StepKind
 from taskloom.values import EncodedJson, Json, check_text, decode, encode, encode_checked
 
 ResultT = TypeVar("ResultT")
 ItemT = TypeVar("ItemT")
+P = ParamSpec("P")
 
 
-class Saves(Protocol):
+class Saves(steps.Keeps, Protocol):
     """Keeps what a handler saves."""
-
-    def now(self) -> datetime:
-        """The time."""
 
     async def save(self, run: "RunContext", state: EncodedJson) -> None:
         """Keep *state* with the task that runs."""
@@ -39,8 +36,8 @@ class RunContext:
     """One attempt while it runs. Methods are plain calls, from any thread."""
 
     __slots__ = (
-        *("_keeping", "_lines", "_log", "_on_progress", "_saves"),
-        *("has_saved", "longest_item", "loops", "margin", "positions", "state", "until"),
+        *("_keeping", "_lines", "_log", "_on_progress"),
+        *("has_saved", "longest_item", "loops", "margin", "names", "positions", "saves", "sleeps", "state", "until"),
         *("cancelled", "event", "latest", "task"),
     )
 
@@ -60,7 +57,8 @@ class RunContext:
         """Whether the attempt is over although the handler still runs: its worker stops, its time is up, or its claim
         is lost. An async handler gets CancelledError; a thread cannot be stopped, so its handler may look here."""
         self._on_progress = on_progress
-        self._saves = saves
+        self.saves = saves
+        """Where is kept what the handler saves; None outside of a run."""
         self.state, self.positions = _opened(None if task is None else task.state)
         """What the attempt or slice before saved, or this one by now; None when nothing was."""
         self.has_saved = False
@@ -69,6 +67,10 @@ class RunContext:
         """Seconds that an item of a resumable loop took at most, in this slice."""
         self.loops: set[str] = set()
         """Names of the resumable loops that were begun."""
+        self.names: set[tuple[StepKind, str]] = set()
+        """Names of the steps, sleeps and callbacks that were begun."""
+        self.sleeps = 0
+        """How many of them were sleeps."""
         self.until: datetime | None = None
         """When the attempt is stopped, as far as that is known."""
         self.margin = 0.0
@@ -92,9 +94,9 @@ class RunContext:
     def remaining(self) -> float:
         """Seconds until the attempt is stopped: by its timeout, by the deadline of its task, or because its worker
         stops. Infinite when nothing of that is known."""
-        if self.until is None or self._saves is None:
+        if self.until is None or self.saves is None:
             return math.inf
-        return max(0.0, (self.until - self._saves.now()).total_seconds())
+        return max(0.0, (self.until - self.saves.now()).total_seconds())
 
     async def checkpoint(self, state: Json) -> None:
         """Save *state* for the next attempt or slice, which finds it in `state`. It is on disk when this returns.
@@ -108,8 +110,8 @@ class RunContext:
 
     async def save(self) -> None:
         """Save the state, and how far resumable loops are."""
-        if self._saves is not None:
-            await self._saves.save(self, self.kept())
+        if self.saves is not None:
+            await self.saves.save(self, self.kept())
 
     def kept(self) -> EncodedJson:
         """What is saved: the state, and beside it how far resumable loops are."""
@@ -118,7 +120,7 @@ class RunContext:
 
     def now(self) -> datetime:
         """The time."""
-        return EPOCH if self._saves is None else self._saves.now()
+        return EPOCH if self.saves is None else self.saves.now()
 
     def limit(self, until: datetime | None) -> None:
         """The attempt is stopped at *until* (None: whenever it likes)."""
@@ -136,6 +138,54 @@ class RunContext:
         Raises: Continue, InvalidType, InvalidInput.
         """
         return resumable.resumable(self, items, name)
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, ResultT]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ResultT: ...
+    @overload
+    async def step(
+        self, name: str, function: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ResultT: ...
+    async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """What `function(*args, **kwargs)` returned, as JSON: it is called once per task, whatever comes afterwards.
+
+        An `async def` is awaited, a `def` is called in a thread. What it returned is kept with the task under *name*
+        (at most 128 characters, unique among the steps of the task) before this returns, and every later attempt,
+        slice and run gets it without a call. If it raises nothing is kept. Should the process die between its end and
+        the record, it is called again: once per task means once recorded.
+        Raises: what *function* raises; InvalidInput or InvalidType for a result that is no JSON value, or a name that
+        was used before; ClaimLost when somebody else has the task by now; StoreError.
+        """
+        return await steps.step(self, name, function, args, kwargs)
+
+    async def sleep(self, seconds: float, name: str | None = None) -> None:
+        """Go on after *seconds*. Until then the task is PENDING and holds no worker; no attempt is counted.
+
+        The handler is called again from its beginning then, and this returns at once. Sleeps are known by the order in
+        which the handler comes to them; give them a *name* where that may change.
+        Raises: Suspend; InvalidInput or InvalidType; ClaimLost; StoreError.
+        """
+        await steps.sleep(self, seconds, name)
+
+    async def callback(self, name: str) -> str:
+        """A token by which somebody else answers, once: see `wait_for`, `TaskService.resume` and `TaskService.fail`.
+
+        It cannot be guessed, and is the same in every later attempt and slice. A new run gets a new one, unless this
+        was answered with a result. *name* is unique among the callbacks of the task.
+        Raises: InvalidInput or InvalidType; ClaimLost; StoreError.
+        """
+        return await steps.callback(self, name)
+
+    async def wait_for(self, token: str, timeout: float | None = None) -> Json:
+        """The output with which the callback *token* is answered. Until then the task is PENDING and holds no worker.
+
+        The handler is called again from its beginning when the answer is there, or when *timeout* seconds are over,
+        counted from the first wait (None: it waits for ever). An answer that came before is there at once.
+        Raises: Suspend; CallbackFailed, when it was answered by `fail`; CallbackTimeout; InvalidInput for a token of
+        another task; StoreError. The task fails for good if its handler lets CallbackFailed or CallbackTimeout pass.
+        """
+        return await steps.wait_for(self, token, timeout)
 
     @property
     def sync(self) -> "Sync":
@@ -201,22 +251,48 @@ class Sync:
 
     def checkpoint(self, state: Json) -> None:
         """See `RunContext.checkpoint`."""
-        saves = self._run._saves
-        call = self._run.checkpoint(state)
-        if saves is not None:
-            saves.blocking(call)
-            return
-        with suppress(StopIteration):
-            call.send(None)  # outside of a run there is nothing to wait for
+        self._blocking(self._run.checkpoint(state))
 
     def save(self) -> None:
         """See `RunContext.save`."""
-        if self._run._saves is not None:
-            self._run._saves.blocking(self._run.save())
+        if self._run.saves is not None:
+            self._run.saves.blocking(self._run.save())
 
     def resumable(self, items: "resumable.Items[ItemT]", name: str = "items") -> Iterator[ItemT]:
         """See `RunContext.resumable`; for `for`, and without `async def` for pages."""
         return resumable.resumable_sync(self._run, items, name)
+
+    @overload
+    def step(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, ResultT]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ResultT: ...
+    @overload
+    def step(self, name: str, function: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs) -> ResultT: ...
+    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """See `RunContext.step`; a `def` is called in the thread of the handler."""
+        return steps.step_sync(self._run, name, function, args, kwargs)
+
+    def sleep(self, seconds: float, name: str | None = None) -> None:
+        """See `RunContext.sleep`."""
+        self._blocking(self._run.sleep(seconds, name))
+
+    def callback(self, name: str) -> str:
+        """See `RunContext.callback`."""
+        return self._blocking(self._run.callback(name))
+
+    def wait_for(self, token: str, timeout: float | None = None) -> Json:
+        """See `RunContext.wait_for`."""
+        return self._blocking(self._run.wait_for(token, timeout))
+
+    def _blocking(self, call: Coroutine[Any, Any, ResultT]) -> ResultT:
+        saves = self._run.saves
+        if saves is not None:
+            return saves.blocking(call)
+        try:
+            call.send(None)  # outside of a run there is nothing to wait for
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        raise AssertionError("it waits, though nothing runs")
 
 
 _POSITIONS: Final = "$positions"

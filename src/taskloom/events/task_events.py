@@ -1,7 +1,7 @@
 """The three events of the task module."""
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 from taskloom.errors import InvalidInput, NotRunning
 from taskloom.events import shapes
@@ -16,6 +16,7 @@ _LOG: Final = TaskLog(lambda: CURRENT.get(None))
 EventT = TypeVar("EventT", bound="_RunEvent")
 ValueT = TypeVar("ValueT")
 ItemT = TypeVar("ItemT")
+P = ParamSpec("P")
 
 
 class TaskEvent(IEvent):
@@ -77,7 +78,7 @@ class _RunEvent(IEvent):
 
     @property
     def sync(self) -> Sync:
-        """For `def` handlers: `checkpoint`, blocking."""
+        """For `def` handlers: what is awaited in others, blocking."""
         return _run().sync
 
     def remaining(self) -> float:
@@ -91,6 +92,28 @@ class _RunEvent(IEvent):
     def resumable(self, items: "Items[ItemT]", name: str = "items") -> AsyncIterator[ItemT]:
         """See `RunContext.resumable`; outside of a run it gives all items."""
         return _run().resumable(items, name)
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[P, Coroutine[Any, Any, ValueT]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ValueT: ...
+    @overload
+    async def step(self, name: str, function: Callable[P, ValueT], /, *args: P.args, **kwargs: P.kwargs) -> ValueT: ...
+    async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """See `RunContext.step`; outside of a run it only calls *function*."""
+        return await _run().step(name, function, *args, **kwargs)
+
+    async def sleep(self, seconds: float, name: str | None = None) -> None:
+        """See `RunContext.sleep`; outside of a run it returns at once."""
+        await _run().sleep(seconds, name)
+
+    async def callback(self, name: str) -> str:
+        """See `RunContext.callback`; outside of a run nobody knows the token."""
+        return await _run().callback(name)
+
+    async def wait_for(self, token: str, timeout: float | None = None) -> Json:
+        """See `RunContext.wait_for`; outside of a run it raises NotRunning."""
+        return await _run().wait_for(token, timeout)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """See `RunContext.progress`; outside of a run, as in a unit test of a handler, it only checks its arguments."""

@@ -4,14 +4,24 @@ import asyncio
 import inspect
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final
 
 from taskloom import lifecycle
-from taskloom.errors import KEEP, ClaimLost, Continue, InvalidInput, NoHandler, StoreError
+from taskloom.errors import (
+    KEEP,
+    CallbackFailed,
+    CallbackTimeout,
+    Continue,
+    InvalidInput,
+    NoHandler,
+    StoreError,
+    Suspend,
+)
 from taskloom.events.context import CURRENT, RunContext, Saves
 from taskloom.events.log_lines import LogKeeping
 from taskloom.events.registry import Handler, Registry
@@ -19,15 +29,17 @@ from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from taskloom.execution.failures import failure
 from taskloom.execution.heart import Heart
 from taskloom.execution.log_writer import LogWriter
+from taskloom.execution.saving import Saving, fitting
 from taskloom.execution.threads import HandlerThreads
-from taskloom.execution.writes import patiently, write
-from taskloom.lifecycle import Change, Refused
+from taskloom.execution.writes import patiently
+from taskloom.lifecycle import Change
 from taskloom.model import Failure, Kind, TaskEntity
 from taskloom.policy import next_attempt_in, retry_of
 from taskloom.ports import Backend
-from taskloom.values import EncodedJson, decode, encode, encode_checked
+from taskloom.values import decode, encode, encode_checked
 
-ResultT = TypeVar("ResultT")
+FINAL: Final = (InvalidInput, CallbackFailed, CallbackTimeout)
+"""Never tried again: a result that cannot be stored will not become one, and a callback has one answer in a run."""
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +130,7 @@ class Attempts:
         self._threads = threads
         self._by = by
         self._running: set[Attempt] = set()
-        self._saves: _Saves | None = None
+        self._saves: Saving | None = None
 
     def stop_at(self, until: datetime) -> None:
         """The worker stops: what runs then is interrupted."""
@@ -139,7 +151,7 @@ class Attempts:
         The lease is renewed meanwhile.
         """
         if self._saves is None:  # here there is an event loop
-            self._saves = _Saves(self._backend)
+            self._saves = Saving(self._backend, self.call)
         attempt = Attempt(task, event, self._heart.progressed, self._saves, self._keeping)
         self._running.add(attempt)
         self._heart.watch(attempt)
@@ -171,6 +183,8 @@ class Attempts:
             return self._interrupted(attempt)
         except Continue as more:
             return self._continued(attempt, more)
+        except Suspend as pause:
+            return self._suspended(attempt, pause)
         except NoHandler as error:
             return self._failed(attempt, Failure(type="NoHandler", message=str(error), attempt=task.attempt))
         except (asyncio.CancelledError, KeyboardInterrupt):
@@ -199,7 +213,7 @@ class Attempts:
             if more.state is not KEEP:
                 context.state = decode(encode(more.state, "state"))
             if more.state is not KEEP or context.positions:
-                state = _fitting(context.kept(), self._backend)
+                state = fitting(context.kept(), self._backend)
         except InvalidInput as error:
             return self._raised(attempt, error)
         return lifecycle.continued(
@@ -207,6 +221,25 @@ class Attempts:
             state=state,
             progress=attempt.context.latest,
             reason=more.reason,
+            now=self._backend.clock.now(),
+            by=self._by,
+            claim_id=self._backend.ids.token(),
+        )
+
+    def _suspended(self, attempt: Attempt, pause: Suspend) -> Change:
+        context, state = attempt.context, None
+        try:
+            if context.positions:
+                state = fitting(context.kept(), self._backend)
+        except InvalidInput as error:
+            return self._raised(attempt, error)
+        return lifecycle.suspended(
+            attempt.task,
+            until=pause.until,
+            callback=pause.callback,
+            state=state,
+            progress=context.latest,
+            reason=pause.reason,
             now=self._backend.clock.now(),
             by=self._by,
             claim_id=self._backend.ids.token(),
@@ -250,14 +283,14 @@ class Attempts:
         if not await self._backend.clock.wait(attempt.over, until):
             attempt.interrupt(why)
 
-    async def call(self, handler: Handler, event: Any) -> Any:
-        """Call *handler*: an `async def` on this loop, a `def` in a thread."""
+    async def call(self, handler: Handler, *args: Any, **kwargs: Any) -> Any:
+        """Call *handler*, or another function: an `async def` on this loop, a `def` in a thread."""
         if is_async(handler):
             try:
-                return await handler(event)
+                return await handler(*args, **kwargs)
             except SystemExit as error:  # would end the loop
                 raise RuntimeError(f"the handler called sys.exit({error.code!r})") from error
-        result = await self._threads.run(handler, event)
+        result = await self._threads.run(partial(handler, **kwargs) if kwargs else handler, *args)
         return await result if inspect.isawaitable(result) else result
 
     def _interrupted(self, attempt: Attempt) -> Change | None:
@@ -311,7 +344,7 @@ class Attempts:
         task = attempt.task
         policy = self._registry.policy(task.kind, task.task_type)
         now, delay = self._backend.clock.now(), None
-        if not isinstance(error, InvalidInput):  # a result that cannot be stored will not become one
+        if not isinstance(error, FINAL):
             retry = retry_of(policy.retry, task.options.retry)
             delay = next_attempt_in(retry, error, task.attempt, random.random())  # noqa: S311 - jitter
             if delay is not None and task.deadline_at is not None and now + delay >= task.deadline_at:
@@ -339,33 +372,6 @@ class Attempts:
             by=self._by,
             claim_id=self._backend.ids.token(),
         )
-
-
-class _Saves:
-    """`events.context.Saves` of one worker."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._loop = asyncio.get_running_loop()
-
-    def now(self) -> datetime:
-        return self._backend.clock.now()
-
-    async def save(self, run: RunContext, state: EncodedJson) -> None:
-        change = lifecycle.checkpointed(run.task, _fitting(state, self._backend), now=self.now())
-        if isinstance(await write(self._backend, change), Refused):
-            raise ClaimLost(f"{run.task.id} was ended, or claimed again, since: nothing was saved")
-        run.has_saved = True
-
-    def blocking(self, call: Coroutine[Any, Any, ResultT]) -> ResultT:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
-
-
-def _fitting(state: EncodedJson, backend: Backend) -> EncodedJson:
-    limit, size = backend.payloads.inline_limit, len(state.encode())
-    if size > limit:
-        raise InvalidInput("state", f"has {size} bytes", f"save at most {limit}, and put the rest elsewhere")
-    return state
 
 
 def is_async(handler: Handler) -> bool:

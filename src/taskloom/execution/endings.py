@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from taskloom.errors import StoreError
 from taskloom.execution.log_writer import LogWriter
-from taskloom.execution.writes import write_many
+from taskloom.execution.writes import again_at, write_many
 from taskloom.lifecycle import Change, Refused, Written
 from taskloom.model import TaskStatus
 from taskloom.ports import Backend, Delivery, Receipt
@@ -119,7 +119,7 @@ class Endings:
             extra = {"task": change.key.id, "status": str(status)}
             log.warning("the claim was lost; its result is dropped", extra=extra)
         elif status is TaskStatus.PENDING:
-            return change.patch.get("next_attempt_at") or self._backend.clock.now()
+            return again_at(change, outcome, self._backend.clock.now())
         return None
 
     async def _settle(self, settlements: Sequence[_Settlement]) -> None:

@@ -17,7 +17,7 @@ from taskloom.execution.leases import Lease
 from taskloom.execution.log_writer import LogWriter
 from taskloom.execution.quarantine import LOOK_AGAIN, Quarantine
 from taskloom.execution.slots import Slots
-from taskloom.execution.writes import patiently, write, write_many
+from taskloom.execution.writes import again_at, patiently, write, write_many
 from taskloom.lifecycle import Change, Claimant, Come, Refused, Verdict, Written
 from taskloom.model import TERMINAL, CancelRequest, Failure, FanOut, Kind, TaskEntity, TaskStatus
 from taskloom.policy import chunk_count, chunk_range, chunks_at_once, fan_out_plan, lost_lease_limit, retry_of
@@ -421,7 +421,7 @@ class FanOuts:
             log.warning("the claim was lost; its result is dropped", extra={"task": end.key.id, "status": str(status)})
             run.tally.come_again(self._backend.clock.now() + LOOK_AGAIN)
         elif status is TaskStatus.PENDING:
-            run.tally.come_again(end.patch.get("next_attempt_at") or self._backend.clock.now())
+            run.tally.come_again(again_at(end, outcome, self._backend.clock.now()))
         else:
             run.tally.ended(status)
 

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from taskloom.errors import StoreError
 from taskloom.lifecycle import Change, Refused, Written, is_mine
+from taskloom.model import TaskStatus
 from taskloom.ports import Backend, Clock
 
 ResultT = TypeVar("ResultT")
@@ -19,8 +20,11 @@ log = logging.getLogger(__name__)
 
 
 async def write(backend: Backend, change: Change) -> Written | Refused:
-    """Carry out *change*; one that is refused because it had been carried out before counts as written (rule 2)."""
-    return _settled(change, await patiently(backend.clock, lambda: backend.store.update(change)))
+    """Carry out *change*, or what it says is to be written otherwise.
+
+    One that is refused because it had been carried out before counts as written (rule 2).
+    """
+    return await _settled(backend, change, await patiently(backend.clock, lambda: backend.store.update(change)))
 
 
 async def write_many(backend: Backend, changes: Sequence[Change]) -> Sequence[Written | Refused]:
@@ -31,13 +35,28 @@ async def write_many(backend: Backend, changes: Sequence[Change]) -> Sequence[Wr
         ]
     else:
         outcomes = await patiently(backend.clock, lambda: backend.store.update_many(changes))
-    return [_settled(change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
+    return [
+        outcome if isinstance(outcome, Written) else await _settled(backend, change, outcome)
+        for change, outcome in zip(changes, outcomes, strict=True)
+    ]
 
 
-def _settled(change: Change, outcome: Written | Refused) -> Written | Refused:
-    if isinstance(outcome, Refused) and outcome.current is not None and is_mine(change, outcome):
+async def _settled(backend: Backend, change: Change, outcome: Written | Refused) -> Written | Refused:
+    if isinstance(outcome, Written) or outcome.current is None:
+        return outcome
+    if is_mine(change, outcome):
         return Written(outcome.current)
+    current, otherwise = outcome.current, change.otherwise
+    if otherwise is not None and (current.status, current.fence) == (TaskStatus.IN_PROGRESS, change.guard.fence):
+        return await write(backend, otherwise)
     return outcome
+
+
+def again_at(change: Change, outcome: Written, now: datetime) -> datetime:
+    """When the task goes on that was left PENDING by *change*, or by what was written instead."""
+    if outcome.entity is not None:
+        return outcome.entity.next_attempt_at or now
+    return change.patch.get("next_attempt_at") or now
 
 
 async def patiently(clock: Clock, call: Callable[[], Awaitable[ResultT]]) -> ResultT:

@@ -32,6 +32,16 @@ from taskloom.lifecycle.ends import (
 from taskloom.lifecycle.fan_outs import Counts, cancel_requested, counted, finalized, rejected_fan_out, totals
 from taskloom.lifecycle.repairs import may_be_repaired, next_repair, repaired
 from taskloom.lifecycle.steering import FAN_OUT_ENDS, TOO_LATE, cancelled, overdue, retried, too_late
+from taskloom.lifecycle.suspensions import (
+    answered,
+    callback_of,
+    sleeps,
+    suspended,
+    suspension,
+    touched,
+    waits,
+    waits_for,
+)
 
 __all__ = [
     "FAN_OUT_ENDS",
@@ -49,6 +59,8 @@ __all__ = [
     "Trigger",
     "Verdict",
     "Written",
+    "answered",
+    "callback_of",
     "cancel_requested",
     "cancelled",
     "checkpointed",
@@ -72,7 +84,13 @@ __all__ = [
     "renewed",
     "repaired",
     "retried",
+    "sleeps",
+    "suspended",
+    "suspension",
     "too_late",
     "totals",
+    "touched",
+    "waits",
+    "waits_for",
     "waits_for_retry",
 ]

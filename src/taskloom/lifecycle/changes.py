@@ -44,6 +44,8 @@ class Trigger(Enum):
     RETRY = "a handler raised, and another attempt follows"
     GIVE_BACK = "its worker stops before it is done"
     CONTINUE = "it goes on in another slice"
+    SUSPEND = "it sleeps, or waits for a callback"
+    WAKE = "its callback was answered"
     ABANDON = "its lease ended too often"
     REJECT = "nothing will ever run it"
     CANCEL = "somebody cancels it"
@@ -67,6 +69,8 @@ NEXT: Final[Mapping[tuple[TaskStatus, Trigger], TaskStatus]] = {
     (IN_PROGRESS, Trigger.RETRY): PENDING,
     (IN_PROGRESS, Trigger.GIVE_BACK): PENDING,
     (IN_PROGRESS, Trigger.CONTINUE): PENDING,
+    (IN_PROGRESS, Trigger.SUSPEND): PENDING,
+    (PENDING, Trigger.WAKE): PENDING,
     (IN_PROGRESS, Trigger.ABANDON): FAILED,
     (IN_PROGRESS, Trigger.REJECT): FAILED,
     (IN_PROGRESS, Trigger.FINALIZE_WELL): COMPLETED,
@@ -125,6 +129,8 @@ class Guard(NamedTuple):
     run: int | None = None
     lease_ended_by: datetime | None = None
     """It has no lease, or one that ended at this instant or before."""
+    unanswered: str | None = None
+    """Its callback of this name has no answer."""
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen, which would make it three times as expensive
@@ -139,6 +145,8 @@ class Change:
     history: HistoryEntry | None = None
     returning: bool = True
     """Whether the caller needs the task as it is after the change."""
+    otherwise: "Change | None" = None
+    """What the owner of the claim writes instead when nothing but `unanswered` stands against this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class Cause(StrEnum):
     """A fan-out that was cancelled, or is behind its deadline, ends."""
     PAUSED = "paused"
     BACKOFF = "backoff"
+    SUSPENDED = "suspended"
+    """It sleeps, or waits for a callback, and holds no worker."""
     NO_WORKER = "no worker"
     """No live worker serves its type."""
     CAPPED = "capped"
@@ -80,7 +82,7 @@ class Explaining:
         if parent.cancel_requested is not None:
             return _says(task, Cause.ENDING, "its fan-out starts nothing more, and ends as soon as what runs has")
         if task.next_attempt_at is not None and task.next_attempt_at > now:
-            return _backoff(task, now)
+            return _suspended(task, now) or _backoff(task, now)
         workers = await self._backend.admin.workers(now - ALIVE)
         held_up = await self._held_up(task, parent, workers)
         if held_up is not None:
@@ -239,6 +241,16 @@ def _running(task: TaskEntity[Any], now: datetime) -> Explanation:
         text += f"; it must end by {time_text(task.deadline_at)}"
         facts["deadline_at"] = task.deadline_at
     return _says(task, Cause.RUNNING, text, **facts)
+
+
+def _suspended(task: TaskEntity[Any], now: datetime) -> Explanation | None:
+    reason, at = lifecycle.suspension(task), task.next_attempt_at or now
+    if reason is None:
+        return None
+    facts: dict[str, Any] = {"callback": lifecycle.callback_of(reason)}
+    if reason.endswith(time_text(at)):
+        return _says(task, Cause.SUSPENDED, f"it {reason} (in {_seconds(at - now)})", until=at, **facts)
+    return _says(task, Cause.SUSPENDED, f"it {reason}, however long that takes", until=None, **facts)
 
 
 def _backoff(task: TaskEntity[Any], now: datetime) -> Explanation:
