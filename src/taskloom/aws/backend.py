@@ -16,7 +16,6 @@ from taskloom.aws.payload_store import S3PayloadStore
 from taskloom.aws.queue import LONG_POLL, SqsQueue, has_backlog
 from taskloom.aws.retention import RetentionByServices
 from taskloom.aws.state_machine import Promised, StepFunctionsStateMachine
-from taskloom.aws.steps_refused import RefusedSteps
 from taskloom.aws.store import DynamoTaskStore
 from taskloom.aws.stream import PushedStream
 from taskloom.aws.task_logs import DynamoTaskLogs
@@ -84,7 +83,6 @@ def aws_backend(
         logs=DynamoTaskLogs(dynamo),
         steps=DynamoSteps(dynamo),
         retention=RetentionByServices(),
-        steps=RefusedSteps(),
         signals=NoSignals(),
         admin=admin,
         notifier=NoNotices(),

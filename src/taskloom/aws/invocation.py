@@ -20,7 +20,7 @@ from taskloom.execution.reconciler import Reconciler
 from taskloom.execution.single import SingleTasks
 from taskloom.execution.slots import Slots
 from taskloom.execution.threads import HandlerThreads
-from taskloom.execution.writes import write
+from taskloom.execution.writes import again_at, write
 from taskloom.lifecycle import Change, Refused
 from taskloom.model import Kind, TaskStatus
 from taskloom.ports import Backend, Delivery, Pause, PauseScope, WorkerFacts
@@ -125,7 +125,7 @@ class Invocation:
             )
             return None, None
         if status is TaskStatus.PENDING:
-            return change.patch.get("next_attempt_at") or self.backend.clock.now(), change
+            return again_at(change, outcome, self.backend.clock.now()), change
         return None, change
 
     async def step(self, delivery: Delivery) -> Any:

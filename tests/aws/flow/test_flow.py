@@ -72,6 +72,77 @@ def test_an_empty_and_a_larger_list(make_pump: MakePump, count: int) -> None:
     assert done.attributes.sub_task_succeed_count == count - count // 50
 
 
+def test_a_sleep_and_a_step(make_pump: MakePump, moving_clock: Any) -> None:
+    """No attempt is counted, and the step runs once."""
+    pump, charged, calls = make_pump(), [], []
+
+    @pump.module.task("cat")
+    async def cat(event: TaskQueueEvent) -> Any:
+        calls.append(event.attempt)
+        receipt = await event.step("charge", charge)
+        await event.sleep(60)
+        return receipt
+
+    def charge() -> str:
+        charged.append(1)
+        return "paid"
+
+    service = pump.module.sync.task_service
+    task = service.create_task(tenant_code="mbc", task_type="cat")
+    pump.settle()
+    assert service.get_task(task.key).status is TaskStatus.PENDING
+    moving_clock.advance(61)
+    pump.settle()
+    done = service.get_task(task.key)
+    assert (done.status, done.result, charged, calls) == (TaskStatus.COMPLETED, "paid", [1], [1, 1])
+
+
+def test_a_callback_wakes_its_task(make_pump: MakePump, moving_clock: Any) -> None:
+    pump, tokens = make_pump(), []
+
+    @pump.module.task("cat")
+    async def cat(event: TaskQueueEvent) -> Any:
+        tokens.append(await event.callback("approval"))
+        return await event.wait_for(tokens[-1], timeout=3600)
+
+    service = pump.module.sync.task_service
+    task = service.create_task(tenant_code="mbc", task_type="cat")
+    pump.settle()
+    assert service.get_task(task.key).status is TaskStatus.PENDING
+    service.resume(tokens[0], {"by": "ann"})
+    pump.settle()
+    done = service.get_task(task.key)
+    assert (done.status, done.result) == (TaskStatus.COMPLETED, {"by": "ann"})
+    assert set(tokens) == {tokens[0]}
+
+
+def test_sub_tasks_sleep_and_wait(make_pump: MakePump, moving_clock: Any) -> None:
+    pump, tokens = make_pump(), []
+
+    @pump.module.step_function_task("cat", chunk_size=2)
+    async def cat(event: StepFunctionTaskEvent) -> Any:
+        if event.input.input == 0:
+            await event.sleep(5)
+            return "slept"
+        if event.input.input == 1:
+            tokens.append(await event.callback("approval"))
+            return await event.wait_for(tokens[-1], timeout=3600)
+        return "at once"
+
+    service = pump.module.sync.task_service
+    task = service.create_step_function_task(tenant_code="mbc", task_type="cat", input=range(3))
+    for _ in range(200):
+        pump.round()
+        moving_clock.advance(1)
+        if tokens:
+            break
+    service.resume(tokens[0], "yes")
+    pump.settle()
+    done = service.get_task(task.key)
+    assert done.status is TaskStatus.COMPLETED, done
+    assert [sub.result for sub in service.iter_sub_tasks(task.key)] == ["slept", "yes", "at once"]
+
+
 def test_a_retry_waits_as_a_message(make_pump: MakePump, moving_clock: Any) -> None:
     pump = make_pump()
     attempts = []
