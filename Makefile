@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-aws chaos mutants check bench scale format clean help
+.PHONY: demo test test-aws chaos mutants check bench bench-aws scale format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -46,6 +46,10 @@ check: $(READY)  ## Everything a reviewer would say by machine: format, lint, ty
 
 bench: $(BENCH_READY)  ## Run the benchmarks (ARGS are passed on)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-aws: $(READY)  ## Count what tasks use of AWS, on an emulator, and what it costs (ARGS are passed on)
+	@$(BIN)/python -m tests.aws.emulator
+	@$(BIN)/python -m bench.aws $(ARGS)
 
 scale: $(READY)  ## Simulate large fan-outs on AWS: time and cost (ARGS are passed on)
 	@$(BIN)/python -m bench.scale $(ARGS)
