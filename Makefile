@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test chaos check bench scale format clean help
+.PHONY: demo test test-aws chaos check bench scale format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -22,8 +22,13 @@ CODE := $(wildcard src tests bench examples)
 demo: $(READY)  ## Show both kinds of task at work (ARGS are passed on)
 	@$(BIN)/taskloom demo $(ARGS)
 
-test: $(READY)  ## Run the tests (ARGS go to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## Run the tests, of those on AWS a short set (ARGS go to pytest)
+	@$(BIN)/python -m tests.aws.emulator
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-aws: $(READY)  ## Run all tests of the AWS engine, on an emulator (ARGS go to pytest)
+	@$(BIN)/python -m tests.aws.emulator
+	@$(BIN)/python -m pytest tests/aws $(ARGS)
 
 chaos: $(READY)  ## Kill workers, again and again, while thousands of tasks run (ARGS are passed on)
 	@$(BIN)/python -m tests.chaos $(ARGS)
@@ -45,11 +50,11 @@ format: $(READY)  ## Format the code and repair what the linter can
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## Remove the environment, the caches and what the demo left
-	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist taskloom-demo
+	rm -rf $(VENV) .emulator .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist taskloom-demo
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp is written last: an installation that broke off is done again.
 $(READY): pyproject.toml

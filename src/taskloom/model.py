@@ -78,12 +78,12 @@ class TaskStatus(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> "TaskStatus | None":
         # What the TypeScript original stored, read tolerantly; never written.
-        return _FOREIGN.get(value) if isinstance(value, str) else None
+        return FOREIGN.get(value) if isinstance(value, str) else None
 
 
 TERMINAL: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 OPEN: Final = frozenset({TaskStatus.PENDING, TaskStatus.IN_PROGRESS})
-_FOREIGN: Final[Mapping[str, TaskStatus]] = {
+FOREIGN: Final[Mapping[str, TaskStatus]] = {
     "CREATED": TaskStatus.PENDING,
     "QUEUED": TaskStatus.PENDING,
     "PROCESSING": TaskStatus.IN_PROGRESS,

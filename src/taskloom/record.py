@@ -8,6 +8,7 @@ from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.errors import InvalidInput
 from taskloom.model import (
     DEFAULT_PRIORITY,
+    FOREIGN,
     NO_OPTIONS,
     CancelRequest,
     Failure,
@@ -23,6 +24,7 @@ from taskloom.model import (
     TaskOptions,
     TaskStatus,
 )
+from taskloom.values import decode, encode_checked
 
 PK: Final = "pk"
 SK: Final = "sk"
@@ -46,6 +48,17 @@ _OPTIONAL_TIMES: Final = {
     "deadlineAt": "deadline_at",
 }
 
+
+STATUS_LETTER: Final[Mapping[TaskStatus, str]] = {
+    TaskStatus.PENDING: "P",
+    TaskStatus.IN_PROGRESS: "I",
+    TaskStatus.COMPLETED: "C",
+    TaskStatus.FAILED: "F",
+    TaskStatus.CANCELLED: "X",
+}
+_STATUS: Final = {letter: status for status, letter in STATUS_LETTER.items()}
+AS_TEXT: Final = "Json"
+"""Ends the name of a value that the table cannot hold as it is: `inputJson` is `input` as JSON text."""
 
 _RETRY_NUMBERS: Final = {
     "maxAttempts": "max_attempts",
@@ -125,7 +138,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             tenant_code=item.get("tenantCode", parts.tenant_code),
             status=TaskStatus(item["status"]),
             version=int(item.get("version", 0)),
-            input=item.get("input"),
+            input=_value(item, "input"),
             index=parts.index,
             attributes=_attributes(item.get("attributes") or {}),
             created_at=created,
@@ -138,7 +151,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             cancel_requested=cancel_of(item.get("cancelRequested")),
             options=options_of(item.get("options")),
             lost=int(item.get("lost", 0)),
-            state=item.get("state"),
+            state=_value(item, "state"),
             priority=int(item.get("priority", DEFAULT_PRIORITY)),
             history_dropped=int(item.get("historyDropped", 0)),
             history=tuple(_entry(entry) for entry in item.get("history", ())),
@@ -148,10 +161,20 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
         raise InvalidInput("item", f"is no stored task: {error!r}", "pass the item as the table holds it") from error
 
 
+def _value(item: Mapping[str, Any], name: str) -> Any:
+    text = item.get(name + AS_TEXT)
+    return item.get(name) if text is None else decode(text)
+
+
 def _optional(item: Mapping[str, Any]) -> dict[str, Any]:
     values = {attribute: item.get(name) for name, attribute in _OPTIONAL_TEXT.items()}
     times = {attribute: item.get(name) for name, attribute in _OPTIONAL_TIMES.items()}
     return values | {attribute: parse_time(text) if text else None for attribute, text in times.items()}
+
+
+def foreign_spellings(status: TaskStatus) -> list[str]:
+    """What the TypeScript original may have stored for *status*."""
+    return [spelling for spelling, meaning in FOREIGN.items() if meaning is status]
 
 
 def time_text(instant: datetime) -> str:
@@ -296,7 +319,7 @@ def _attributes_item(task: TaskEntity[Any]) -> dict[str, Any]:
 
 def _attributes(item: Mapping[str, Any]) -> TaskAttributes:
     return TaskAttributes(
-        results=_results(item.get("result")),
+        results=_results(_value(item, "result")),
         result_ref=item.get("resultRef"),
         error=failure_of(item.get("error")),
         sub_task_count=item.get("subTaskCount"),
@@ -325,7 +348,20 @@ def _entry_item(entry: HistoryEntry) -> dict[str, Any]:
     return item
 
 
-def _entry(item: Mapping[str, Any]) -> HistoryEntry:
+def entry_text(entry: HistoryEntry) -> str:
+    """An entry of the history as short as it gets; stored where each byte is paid for."""
+    values: list[Any] = [to_milliseconds(entry.at), STATUS_LETTER[entry.status], entry.run, entry.attempt]
+    if entry.reason is not None or entry.by is not None:
+        values += [entry.reason] if entry.by is None else [entry.reason, entry.by]
+    return encode_checked(values)
+
+
+def _entry(item: Mapping[str, Any] | str) -> HistoryEntry:
+    if isinstance(item, str):
+        at, letter, run, attempt, reason, by = (*decode(item), None, None)[:6]
+        return HistoryEntry(
+            at=from_milliseconds(at), status=_STATUS[letter], run=run, attempt=attempt, reason=reason, by=by
+        )
     return HistoryEntry(
         at=parse_time(item["at"]),
         status=TaskStatus(item["status"]),

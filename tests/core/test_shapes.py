@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from taskloom.errors import InvalidInput
 from taskloom.events import shapes
 from taskloom.model import Kind, TaskEntity, TaskKey
-from taskloom.values import Json
-from tests.core.strategies import entities, json_values, plain
+from tests.core.strategies import entities, plain
 
 ARN = "arn:aws:dynamodb:eu-central-1:123456789012:table/tasks/stream/2026-05-01T00:00:00.000"
 
@@ -20,53 +19,6 @@ def record_of(task: TaskEntity[Any]) -> dict[str, Any]:
     return shapes.stream_record(
         event_id="e1", event_name="INSERT", arn=ARN, sequence="1", image=task, at=task.updated_at
     )
-
-
-@given(json_values)
-def test_dynamodb_json_is_read_back(value: Json) -> None:
-    typed = shapes.to_dynamodb(value)
-    assert shapes.from_dynamodb(typed) == value
-    assert shapes.from_dynamodb(json.loads(json.dumps(typed))) == value
-
-
-@given(json_values)
-def test_dynamodb_json_is_typed_as_dynamodb_types_it(value: Json) -> None:
-    """One letter per value, numbers as text, all the way down (source: DynamoDB API reference, "AttributeValue")."""
-
-    def check(typed: dict[str, Any]) -> None:
-        ((kind, content),) = typed.items()
-        match kind:
-            case "S" | "N":
-                assert isinstance(content, str)
-            case "BOOL":
-                assert isinstance(content, bool)
-            case "NULL":
-                assert content is True
-            case "L":
-                for item in content:
-                    check(item)
-            case "M":
-                for item in content.values():
-                    check(item)
-            case _:
-                pytest.fail(f"{kind} is none of DynamoDB's types that JSON needs")
-
-    check(shapes.to_dynamodb(value))
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("1", 1), ("1.0", 1), ("1e2", 100), ("1E+2", 100), ("-0", 0), ("0.5", 0.5), ("9" * 38, 10**38 - 1)],
-)
-def test_numbers_as_dynamodb_writes_them(text: str, number: float) -> None:
-    """DynamoDB writes numbers in its own way: 1.0 may come back as 1."""
-    assert shapes.from_dynamodb({"N": text}) == number
-
-
-@pytest.mark.parametrize("value", [{"B": "eA=="}, {"SS": ["a"]}, {"NS": ["1"]}, {"BS": []}, {"X": 1}])
-def test_types_that_are_never_written(value: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match="has a value of type"):
-        shapes.from_dynamodb({"L": [value]})
 
 
 @settings(max_examples=50)

@@ -17,19 +17,12 @@ from taskloom.model import (
     TaskEntity,
     TaskKey,
     TaskOptions,
-    TaskStatus,
     TenantCode,
     task_entity,
 )
 from taskloom.values import decode
 
-STATUS_LETTER: Final[Mapping[TaskStatus, str]] = {
-    TaskStatus.PENDING: "P",
-    TaskStatus.IN_PROGRESS: "I",
-    TaskStatus.COMPLETED: "C",
-    TaskStatus.FAILED: "F",
-    TaskStatus.CANCELLED: "X",
-}
+STATUS_LETTER: Final = record.STATUS_LETTER
 _NO_ATTRIBUTES: Final = TaskAttributes()
 _STATUS: Final = {letter: status for status, letter in STATUS_LETTER.items()}
 

@@ -9,7 +9,7 @@ from taskloom import record as stored
 from taskloom.clock import to_milliseconds
 from taskloom.errors import InvalidInput
 from taskloom.model import Kind, TaskEntity, TaskKey
-from taskloom.values import Json
+from taskloom.typed_json import from_typed, to_typed
 
 TASK_EXECUTE: Final = "task-execute"
 """`action` of a message that tells a worker to run a task."""
@@ -30,7 +30,7 @@ def stream_record(
         "dynamodb": {
             "ApproximateCreationDateTime": to_milliseconds(at) / 1000,
             "Keys": {stored.PK: {"S": image.pk}, stored.SK: {"S": image.sk}},
-            "NewImage": {name: to_dynamodb(value) for name, value in item.items()},
+            "NewImage": {name: to_typed(value) for name, value in item.items()},
             "SequenceNumber": sequence,
             "SizeBytes": len(json.dumps(item)),
             "StreamViewType": "NEW_IMAGE",
@@ -83,7 +83,7 @@ def entity_of(record: Mapping[str, Any]) -> TaskEntity[Any]:
     change = member(record, "dynamodb")
     image = change.get("NewImage")
     if image is not None:
-        return stored.from_item({name: from_dynamodb(value) for name, value in image.items()})
+        return stored.from_item({name: from_typed(value) for name, value in image.items()})
     if "_taskEntity" in record:
         return stored.from_item(record["_taskEntity"])
     raise InvalidInput("record.dynamodb.NewImage", "is missing", "set the stream's view type to NEW_IMAGE")
@@ -105,39 +105,6 @@ def member(record: Mapping[str, Any], name: str) -> Any:
     if not isinstance(record, Mapping) or name not in record:
         raise InvalidInput(f"record.{name}", "is missing", "pass the event on as AWS hands it over")
     return record[name]
-
-
-def to_dynamodb(value: Json) -> dict[str, Any]:
-    """*value* in DynamoDB's typed JSON."""
-    if value is None:
-        return {"NULL": True}
-    if isinstance(value, bool):
-        return {"BOOL": value}
-    if isinstance(value, (int, float)):
-        return {"N": repr(value)}
-    if isinstance(value, str):
-        return {"S": value}
-    if isinstance(value, dict):
-        return {"M": {name: to_dynamodb(item) for name, item in value.items()}}
-    return {"L": [to_dynamodb(item) for item in value]}
-
-
-def from_dynamodb(value: Mapping[str, Any]) -> Json:
-    """The value of DynamoDB's typed JSON. Raises: InvalidInput for a type that Taskloom never writes."""
-    ((kind, content),) = value.items()
-    match kind:
-        case "S" | "BOOL":
-            return content  # type: ignore[no-any-return]
-        case "N":
-            return float(content) if any(mark in content for mark in ".eE") else int(content)
-        case "NULL":
-            return None
-        case "M":
-            return {name: from_dynamodb(item) for name, item in content.items()}
-        case "L":
-            return [from_dynamodb(item) for item in content]
-        case _:
-            raise InvalidInput("record", f"has a value of type {kind!r}", "store JSON values only")
 
 
 def is_task_record(record: Mapping[str, Any]) -> bool:
