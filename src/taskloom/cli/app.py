@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from taskloom.cli import output
-from taskloom.cli.commands import completing, creating, doctor, running, seeing, steering
+from taskloom.cli.commands import completing, creating, deploying, doctor, running, seeing, steering
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.errors import TaskloomError
 
@@ -87,4 +87,5 @@ app.command("purge")(steering.purge)
 app.command("dead-letters")(seeing.dead_letters)
 app.command("redrive")(steering.redrive)
 app.command("doctor")(doctor.doctor)
+app.add_typer(deploying.app, name="deploy")
 app.command("completion")(completing.completion)

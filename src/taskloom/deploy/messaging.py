@@ -21,37 +21,29 @@ class Messaging(Construct):
 
     def __init__(self, scope: Construct, id_: str, *, work_timeout: cdk.Duration) -> None:
         super().__init__(scope, id_)
-        self.dead_letters = self._queue("DeadLetters")
-        """Messages that nobody could deal with; a function ends their tasks, with the reason."""
         visible_again = cdk.Duration.seconds(work_timeout.to_seconds() + MARGIN.to_seconds())
-        self.tasks = sqs.Queue(
-            self,
-            "TaskActionQueue",
-            visibility_timeout=visible_again,
-            retention_period=KEPT,
-            enforce_ssl=True,
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            dead_letter_queue=sqs.DeadLetterQueue(max_receive_count=MAX_RECEIVES, queue=self.dead_letters),
-        )
+        self.dead_letters = self._queue("DeadLetters", visible_again)
+        """Messages that nobody could deal with; a function ends their tasks, with the reason."""
+        self.tasks = self._queue("TaskActionQueue", visible_again, self.dead_letters)
         """A message per task that waits. Each has its tenant as message group, so tenants share it fairly."""
-        self.undispatched = self._queue("Undispatched")
+        self.undispatched = self._queue("Undispatched", MARGIN)
         """Where Lambda puts the positions of stream records that could not be dispatched."""
-        self.worker_tasks = sqs.Queue(
-            self,
-            "WorkerQueue",
-            visibility_timeout=cdk.Duration.minutes(2),
-            retention_period=KEPT,
-            enforce_ssl=True,
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            dead_letter_queue=sqs.DeadLetterQueue(max_receive_count=MAX_RECEIVES, queue=self.dead_letters),
-        )
+        self.worker_tasks = self._queue("WorkerQueue", cdk.Duration.minutes(2), self.dead_letters)
         """Tasks whose type runs on workers of your own (`runs_on="worker"`), which keep their deliveries alive."""
         self.status = sns.Topic(self, "TaskStatus", enforce_ssl=True)
         """Tells of each change of status."""
         self.alarms = sns.Topic(self, "Alarms", enforce_ssl=True)
         """One message per failed task, and the alarms of the stack."""
 
-    def _queue(self, id_: str) -> sqs.Queue:
+    def _queue(self, id_: str, visible_again: cdk.Duration, dead_letters: sqs.IQueue | None = None) -> sqs.Queue:
         return sqs.Queue(
-            self, id_, retention_period=KEPT, enforce_ssl=True, encryption=sqs.QueueEncryption.SQS_MANAGED
+            self,
+            id_,
+            visibility_timeout=visible_again,
+            retention_period=KEPT,
+            enforce_ssl=True,
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            dead_letter_queue=None
+            if dead_letters is None
+            else sqs.DeadLetterQueue(max_receive_count=MAX_RECEIVES, queue=dead_letters),
         )
