@@ -13,23 +13,25 @@ from tests.contract.task_store import TaskStoreContract
 
 
 class TestDynamoTaskStore(TaskStoreContract):
+    backend_name = "aws"
     many = MAX_LOOK + 2
 
 
 class TestDynamoIdempotency(IdempotencyContract):
+    backend_name = "aws"
     signals_arrive = False
 
 
 class TestDynamoDeadlines(DeadlinesContract):
-    pass
+    backend_name = "aws"
 
 
 class TestDynamoTaskLogs(TaskLogsContract):
-    pass
+    backend_name = "aws"
 
 
 class TestDynamoQueueAdmin(QueueAdminContract):
-    pass
+    backend_name = "aws"
 
 
 @pytest.mark.long

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, ClassVar, Final, TypeVar
 
+from taskloom.capabilities import Feature, is_exact
 from taskloom.model import TaskEntity
 from taskloom.ports import Backend, NewTaskRow, StreamRecord, TaskMessage
 from tests.support.rows import Rows
@@ -33,6 +34,7 @@ PATIENCE: Final = 30.0
 """Real seconds after which something that must happen has not happened."""
 
 _NEEDS: Final[dict[Callable[..., None], str]] = {}
+_EXACT: Final[dict[Callable[..., None], Feature]] = {}
 
 
 def needs(flag: str) -> Callable[[TestT], TestT]:
@@ -40,6 +42,16 @@ def needs(flag: str) -> Callable[[TestT], TestT]:
 
     def mark(test: TestT) -> TestT:
         _NEEDS[test] = flag
+        return test
+
+    return mark
+
+
+def exact(feature: Feature) -> Callable[[TestT], TestT]:
+    """Marks a test that only a backend passes that does *feature* exactly, says `taskloom.capabilities` (rule 8)."""
+
+    def mark(test: TestT) -> TestT:
+        _EXACT[test] = feature
         return test
 
     return mark
@@ -70,6 +82,8 @@ class Contract:
     A flag that is False takes the tests that need it out of the class; nothing is skipped.
     """
 
+    backend_name: ClassVar[str] = "embedded"
+    """As `taskloom.capabilities` calls it. Tests of what the backend does not do exactly are taken out, too."""
     pulls_stream: ClassVar[bool] = True
     """A worker takes the records of the change stream itself. Without it `sent` must be overridden."""
     pulls_steps: ClassVar[bool] = True
@@ -87,8 +101,11 @@ class Contract:
         super().__init_subclass__()
         for name in dir(cls):
             if name.startswith("test_"):
-                flag = _NEEDS.get(getattr(cls, name))
+                test = getattr(cls, name)
+                flag, feature = _NEEDS.get(test), _EXACT.get(test)
                 if flag is not None and not getattr(cls, flag):
+                    setattr(cls, name, None)
+                if feature is not None and not is_exact(feature, cls.backend_name):
                     setattr(cls, name, None)
 
     async def elapse(self, backend: Backend, time: timedelta) -> None:

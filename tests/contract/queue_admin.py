@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from taskloom import lifecycle
+from taskloom.capabilities import Feature
 from taskloom.model import FanOut, Kind, TaskEntity, TaskKey
 from taskloom.ports import (
     Backend,
@@ -19,7 +20,7 @@ from taskloom.ports import (
     Throughput,
     WorkerFacts,
 )
-from tests.contract.base import HOUR, Contract, needs, scenario
+from tests.contract.base import HOUR, Contract, exact, needs, scenario
 from tests.support.rows import Rows
 
 MINUTE = timedelta(minutes=1)
@@ -57,11 +58,21 @@ class QueueAdminContract(Contract):
         await backend.admin.pause(pause)
         backend.close()
         assert await self._pauses(rows) == [pause]
+        await backend.admin.resume(pause.scope, pause.name)
+        backend.close()
+        assert await self._pauses(rows) == []
+
+    @exact(Feature.PAUSES)
+    @scenario
+    async def test_a_pause_holds_up_whoever_opens_the_backend_later(self, backend: Backend) -> None:
+        rows = Rows(backend)
+        pause = Pause(scope=PauseScope.TASK_TYPE, name=rows.task_type, at=rows.now)
+        await backend.admin.pause(pause)
+        backend.close()
         (task,) = await self.sent(rows, rows.single())
         assert await self._received(rows, 10) == []
         await backend.admin.resume(pause.scope, pause.name)
         backend.close()
-        assert await self._pauses(rows) == []
         assert [delivery.key for delivery in await self._received(rows, 10)] == [task.key]
 
     @scenario
@@ -100,6 +111,7 @@ class QueueAdminContract(Contract):
 
     # --- lanes ---------------------------------------------------------------------------------------------------
 
+    @exact(Feature.LANES)
     @scenario
     async def test_lanes_say_what_waits_is_delayed_and_is_held(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -122,6 +134,7 @@ class QueueAdminContract(Contract):
         await backend.queue.delete([first.receipt])
         assert await self._lanes(rows) == [self._lane(rows, waiting=2, in_flight=2, oldest_at=later)]
 
+    @exact(Feature.LANES)
     @scenario
     async def test_a_delivery_that_nobody_kept_waits_again(self, backend: Backend) -> None:
         """Since its visibility ended: whoever had it is gone."""
@@ -132,6 +145,7 @@ class QueueAdminContract(Contract):
         await self.elapse(backend, 2 * self.tick)
         assert await self._lanes(rows) == [self._lane(rows, waiting=1, oldest_at=ends)]
 
+    @exact(Feature.LANES)
     @scenario
     async def test_each_tenant_kind_and_type_is_one_line(self, backend: Backend) -> None:
         """Whatever the priorities; and nothing is left of one whose last message is gone."""
@@ -217,6 +231,7 @@ class QueueAdminContract(Contract):
 
     # --- place ---------------------------------------------------------------------------------------------------
 
+    @exact(Feature.PLACES)
     @scenario
     async def test_place_counts_those_before_it(self, backend: Backend) -> None:
         """Those of its own tenant, type and priority that are due."""
@@ -235,6 +250,7 @@ class QueueAdminContract(Contract):
             assert place is not None
             assert (place.ahead, place.is_exact, place.is_held, place.visible_at) == (ahead, True, False, since)
 
+    @exact(Feature.PLACES)
     @scenario
     async def test_place_counts_to_the_limit_at_most(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -244,6 +260,7 @@ class QueueAdminContract(Contract):
             assert place is not None
             assert (place.ahead, place.is_exact) == expected
 
+    @exact(Feature.PLACES)
     @scenario
     async def test_place_of_what_is_held(self, backend: Backend) -> None:
         """It is in nobody's hands any more once its visibility has ended, or it was released."""
@@ -267,6 +284,7 @@ class QueueAdminContract(Contract):
         assert place is not None
         assert (place.is_held, place.visible_at) == (False, until)
 
+    @exact(Feature.PLACES)
     @scenario
     async def test_place_counts_the_lanes_that_take_turns_with_it(self, backend: Backend) -> None:
         """With something due, of its priority or a higher one; another test may have left some."""
@@ -288,6 +306,7 @@ class QueueAdminContract(Contract):
         await backend.queue.release(delivery.receipt, rows.now)
         assert await self._lanes_beside(backend, task) == before + 3
 
+    @exact(Feature.PLACES)
     @scenario
     async def test_what_has_no_message_has_no_place(self, backend: Backend) -> None:
         """Neither before it is dispatched, nor once its message is done with; the kinds are two things."""
@@ -300,6 +319,7 @@ class QueueAdminContract(Contract):
         await backend.queue.delete([delivery.receipt for delivery in await self._received(rows, 10)])
         assert await backend.admin.place(sent.key, 10) is None
 
+    @exact(Feature.PLACES)
     @scenario
     async def test_a_fan_out_that_waits_has_a_place(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -542,8 +562,8 @@ class QueueAdminContract(Contract):
         return found
 
     async def _dead(self, rows: Rows, *new: NewTaskRow, failures: int = 1) -> list[TaskEntity]:
-        """The tasks of *new*, which are stored now and could not be dispatched."""
-        tasks = await rows.create(*new)
+        """The tasks of *new*, which were stored one after the other and could not be dispatched."""
+        tasks = [task for row in new for task in await rows.create(row)]
         for number in range(1, failures + 1):
             retry_at = rows.now if number < failures else None
             records = await self.records(rows)

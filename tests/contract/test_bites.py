@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from taskloom.capabilities import Feature
 from taskloom.embedded.backend import embedded_backend
 from taskloom.ids import RandomIds
 from taskloom.ports import Backend
-from tests.contract.base import Contract, needs
+from tests.contract.base import Contract, exact, needs
 from tests.contract.state_machine import run_store_machine
 from tests.contract.task_store import TaskStoreContract
 from tests.support import broken
@@ -145,14 +146,22 @@ def test_a_flag_takes_its_tests_out_of_the_suite() -> None:
         def test_of_the_steps(self) -> None:
             pass
 
+        @exact(Feature.PLACES)
+        def test_of_places(self) -> None:
+            pass
+
         def test_of_anybody(self) -> None:
             pass
 
     class Pushed(Suite):
         pulls_stream = False
 
+    class Distributed(Suite):
+        backend_name = "aws"
+
     def tests_of(suite: type[Suite]) -> set[str]:
         return {name for name in dir(suite) if name.startswith("test_") and callable(getattr(suite, name))}
 
-    assert tests_of(Suite) == {"test_of_the_stream", "test_of_the_steps", "test_of_anybody"}
-    assert tests_of(Pushed) == {"test_of_the_steps", "test_of_anybody"}
+    assert tests_of(Suite) == {"test_of_the_stream", "test_of_the_steps", "test_of_places", "test_of_anybody"}
+    assert tests_of(Pushed) == {"test_of_the_steps", "test_of_places", "test_of_anybody"}
+    assert tests_of(Distributed) == {"test_of_the_stream", "test_of_the_steps", "test_of_anybody"}

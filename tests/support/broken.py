@@ -83,28 +83,28 @@ class NoFencing(Faithful):
     """Whoever lost its claim still writes."""
 
     def before(self, change: Change) -> Change:
-        return replace(change, guard=replace(change.guard, fence=None))
+        return replace(change, guard=change.guard._replace(fence=None))
 
 
 class AnyStatus(Faithful):
     """An ended task can be claimed, and ended again."""
 
     def before(self, change: Change) -> Change:
-        return replace(change, guard=replace(change.guard, status=None))
+        return replace(change, guard=change.guard._replace(status=None))
 
 
 class AnyRun(Faithful):
     """What an earlier run of a fan-out sends still counts (rule 3)."""
 
     def before(self, change: Change) -> Change:
-        return replace(change, guard=replace(change.guard, run=None))
+        return replace(change, guard=change.guard._replace(run=None))
 
 
 class AnyLease(Faithful):
     """A claim is taken from its owner although the lease was renewed."""
 
     def before(self, change: Change) -> Change:
-        return replace(change, guard=replace(change.guard, lease_ended_by=None))
+        return replace(change, guard=change.guard._replace(lease_ended_by=None))
 
 
 class LateLease(Faithful):
@@ -114,7 +114,7 @@ class LateLease(Faithful):
         ended = change.guard.lease_ended_by
         if ended is None:
             return change
-        return replace(change, guard=replace(change.guard, lease_ended_by=ended - timedelta(milliseconds=1)))
+        return replace(change, guard=change.guard._replace(lease_ended_by=ended - timedelta(milliseconds=1)))
 
 
 class DoubleClaim(Faithful):
