@@ -30,11 +30,11 @@ TABLE_ACTIONS: Final = tuple(
 """What is done to the table; nothing scans it."""
 STREAM_RETRIES: Final = 10
 STREAM_AGE: Final = cdk.Duration.hours(6)
-"""For how long a record that cannot be dispatched is tried; the stream keeps it for 24 hours (source: DynamoDB developer
-guide, "Change data capture for DynamoDB Streams"). After that its position goes to the queue of undispatched ones."""
+"""For how long a record that cannot be dispatched is tried; then its position goes to the queue of undispatched ones.
+The stream keeps it for 24 hours (source: DynamoDB developer guide, "Change data capture for DynamoDB Streams")."""
 STREAM_BATCH: Final = 100
 WORKS_AT_LEAST: Final = 2
-"""The lowest maximum concurrency that a queue takes (source: Lambda developer guide, "Configuring scaling behavior")."""
+"""The lowest maximum concurrency of a queue (source: Lambda developer guide, "Configuring scaling behavior")."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,9 +50,7 @@ class Machine(Construct):
         # for Distributed Map").
         role.add_to_policy(iam.PolicyStatement(actions=["states:StartExecution"], resources=[self.arn]))
         role.add_to_policy(
-            iam.PolicyStatement(
-                actions=["states:DescribeExecution", "states:StopExecution"], resources=[executions]
-            )
+            iam.PolicyStatement(actions=["states:DescribeExecution", "states:StopExecution"], resources=[executions])
         )
         self.machine = sfn.CfnStateMachine(
             self,
@@ -90,12 +88,8 @@ class Machine(Construct):
     def _grant(self, function: lambda_.Function, executions: str) -> None:
         function.add_to_role_policy(iam.PolicyStatement(actions=["states:StartExecution"], resources=[self.arn]))
         function.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["states:DescribeExecution", "states:StopExecution"], resources=[executions]
-            )
+            iam.PolicyStatement(actions=["states:DescribeExecution", "states:StopExecution"], resources=[executions])
         )
         function.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["states:SendTaskSuccess", "states:SendTaskFailure"], resources=[self.arn]
-            )
+            iam.PolicyStatement(actions=["states:SendTaskSuccess", "states:SendTaskFailure"], resources=[self.arn])
         )

@@ -65,7 +65,7 @@ def _install(what: Sequence[str], root: Path, python: str, arm: bool) -> None:
         "--target", str(root), "--only-binary=:all:", "--implementation", "cp", "--python-version", python,
         "--platform", platform, "--no-compile", *what,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - pip, with our arguments
     if done.returncode != 0:
         problem = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
         raise InvalidInput(

@@ -13,7 +13,9 @@ from taskloom.aws import table
 class Storage(Construct):
     """The table of `taskloom.aws.table`, and a bucket."""
 
-    def __init__(self, scope: Construct, id_: str, *, removal_policy: cdk.RemovalPolicy, payload_days: int | None) -> None:
+    def __init__(
+        self, scope: Construct, id_: str, *, removal_policy: cdk.RemovalPolicy, payload_days: int | None
+    ) -> None:
         super().__init__(scope, id_)
         definition = table.DEFINITION
         raw = dynamodb.CfnTable(

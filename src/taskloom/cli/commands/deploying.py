@@ -35,7 +35,10 @@ def synth(
     max_concurrency: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=2, max=1000, help="Single tasks at a time. [default: what the account allows]",
+            metavar="N",
+            min=2,
+            max=1000,
+            help="Single tasks at a time. [default: what the account allows]",
             show_default=False,
         ),
     ] = None,
