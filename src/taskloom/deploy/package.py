@@ -15,6 +15,8 @@ from typing import Final
 from taskloom.errors import InvalidInput
 
 ENTRY: Final = "taskloom_entry.py"
+HANDLER: Final = "taskloom_entry.handler"
+"""Where the functions begin."""
 MAX_UNPACKED: Final = 250 * 1024 * 1024
 """Bytes of an unpacked package (source: AWS Lambda developer guide, "Lambda quotas")."""
 _LEAVE_OUT: Final = ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -29,17 +31,19 @@ def build(application: str, target: Path, *, requirements: Path | None, python: 
 
     Raises: InvalidInput when something cannot be had for Lambda, or the package is too large.
     """
-    module, _, attribute = application.partition(":")
+    top = application.partition(":")[0].partition(".")[0]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _install([*_own_requirements(), *(["-r", str(requirements)] if requirements else [])], root, python, arm)
         _copy("taskloom", root)
-        _copy(module.partition(".")[0], root)
-        (root / ENTRY).write_text(_entry(module, attribute), "utf-8")
+        _copy(top, root)
+        (root / ENTRY).write_text(entry(application), "utf-8")
         return _zip(root, target)
 
 
-def _entry(module: str, attribute: str) -> str:
+def entry(application: str) -> str:
+    """The module in which Lambda finds the handler of *application*."""
+    module, _, attribute = application.partition(":")
     name, dot, rest = attribute.partition(".")
     return (
         f"from {module} import {name}\n\n"

@@ -4,16 +4,14 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_lambda as lambda_
 
 from taskloom.deploy.api import Jwt
 from taskloom.deploy.construct import Taskloom
-
-HANDLER: Final = "taskloom_entry.handler"
-"""Where the functions of a package that `package.build` made begin."""
+from taskloom.deploy.package import HANDLER
 
 
 def template(
