@@ -59,6 +59,7 @@ COMMANDS = {
     "dead-letters": ["ID", "--tenant", "--limit", "--cursor", "--database", "--json"],
     "redrive": ["ID", "--all", "--tenant", "--per-second", "--by", "--database"],
     "doctor": ["APP", "--database", "--json"],
+    "dev": ["APP", "--aws", "--home"],
     "completion": ["SHELL"],
     "deploy synth": [
         "APP",

@@ -51,9 +51,9 @@ def prepare(home: Path = HOME) -> None:
         if stamp.exists() and stamp.read_text("utf-8") == wanted:
             return
         print(f"Preparing the AWS emulator in {home} …", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home / "venv"], check=True)  # noqa: S603 - ours
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home / "venv"], check=True)
         pip = [str(python_of(home)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-qq"]
-        subprocess.run([*pip, *REQUIREMENTS], check=True)  # noqa: S603 - ours
+        subprocess.run([*pip, *REQUIREMENTS], check=True)
         stamp.write_text(wanted, "utf-8")  # last: an installation that broke off is done again
 
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,16 @@ class LocalStack:
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
         }
+
+    def logged(self, position: dict[str, int]) -> Iterator[str]:
+        """Lines that the functions logged since *position*, which is moved on; at first give an empty one."""
+        logs = self.emulator.client("logs")
+        for function, physical in self.resources("AWS::Lambda::Function").items():
+            group = f"/aws/lambda/{physical}"
+            for page in _pages(logs, group, position.get(group, 0)):
+                for event in page:
+                    position[group] = max(position.get(group, 0), event["timestamp"] + 1)
+                    yield f"{function}: {event['message'].rstrip()}"
 
     def resources(self, type_: str) -> dict[str, str]:
         """Of this type the physical ids by the logical ones."""
@@ -110,6 +120,14 @@ def adapted(template: dict[str, Any]) -> dict[str, Any]:
         elif one["Type"] == "AWS::Lambda::EventSourceMapping" and "StartingPosition" not in properties:
             properties["ScalingConfig"] = {"MaximumConcurrency": AT_ONCE}
     return {**template, "Resources": resources}
+
+
+def _pages(logs: Any, group: str, since: int) -> Iterator[list[dict[str, Any]]]:
+    try:
+        answer = logs.filter_log_events(logGroupName=group, startTime=since)
+    except logs.exceptions.ResourceNotFoundException:  # the function has not logged yet
+        return
+    yield answer["events"]
 
 
 def _package(application: str, folder: Path, home: Path) -> bytes:
