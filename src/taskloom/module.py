@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, Typ
 
 from taskloom import model
 from taskloom import providers as providers_
-from taskloom.capabilities import Feature, require
+from taskloom.capabilities import Feature, refusal, require
 from taskloom.clock import SystemClock
 from taskloom.errors import InvalidInput, InvalidType, MissingExtra, WiringError
 from taskloom.events.factory import (
@@ -162,6 +162,8 @@ class TaskModule:
         self._backend = backend
         self._registry = registry
         self._webhooks = _checked_webhooks(webhooks, settings)
+        if self._webhooks:
+            require(backend.name, Feature.WEBHOOKS, "webhooks")
         self._subscriptions: list[Subscription] = []
         for webhook in self._webhooks:
             listener = Listener(name=webhook.listener(), filter=webhook.filter())
@@ -328,7 +330,8 @@ class TaskModule:
         )
 
     def _webhook_delivery(self) -> "WebhookDelivery | None":
-        if not self._webhooks and self.settings.webhook_secret is None:
+        is_refused = refusal(self._backend.name, Feature.WEBHOOKS) is not None
+        if is_refused or (not self._webhooks and self.settings.webhook_secret is None):
             return None
         from taskloom.notifications.delivery import WebhookDelivery  # only where it is used: it loads an HTTP client
 
@@ -393,6 +396,7 @@ class TaskModule:
         "task-status" for changes, "sfn-alarm" for one alarm per task that ends FAILED.
         Raises: InvalidInput, InvalidType.
         """
+        require(self._backend.name, Feature.SUBSCRIBE, "module.subscribe")
         chosen = checked_filter("", action, statuses, task_types, sub_tasks)
         limit = timedelta(seconds=number(timeout, "timeout", low=0.001, high=86400))
         if not isinstance(retry, Retry):

@@ -10,6 +10,7 @@ import pytest
 
 from taskloom.aws.admin import DynamoQueueAdmin
 from taskloom.aws.clients import Clients
+from taskloom.aws.durable_steps import DynamoSteps
 from taskloom.aws.dynamo import Dynamo
 from taskloom.aws.ends import Ends
 from taskloom.aws.store import DynamoTaskStore
@@ -79,6 +80,7 @@ def backend(dynamo: Dynamo, clients: Clients, clock: FakeClock, tmp_path: Path) 
         name="aws",
         store=DynamoTaskStore(dynamo, ends),
         logs=DynamoTaskLogs(dynamo),
+        steps=DynamoSteps(dynamo),
         admin=admin,
         stream=StreamPump(clients, stream_arn, clock, admin),
         stream_arn=stream_arn,

@@ -10,6 +10,7 @@ from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.repairs import RepairsContract
 from tests.contract.retention import ExpiryContract
 from tests.contract.state_machine import run_store_machine
+from tests.contract.steps import StepsContract
 from tests.contract.task_logs import TaskLogsContract
 from tests.contract.task_store import TaskStoreContract
 
@@ -40,6 +41,11 @@ class TestDynamoExpiry(ExpiryContract):
 
 class TestDynamoRepairs(RepairsContract):
     backend_name = "aws"
+
+
+class TestDynamoSteps(StepsContract):
+    backend_name = "aws"
+    pulls_steps = False
 
 
 class TestDynamoTaskLogs(TaskLogsContract):

@@ -94,6 +94,7 @@ class StepsContract(Contract):
         """Neither listed nor streamed nor due; the fence and the status of the task stay."""
         rows = Rows(backend)
         task = await rows.claimed()
+        await self.records(rows)  # that of its creation may still be there
         assert isinstance(await backend.steps.put(_step(rows, task), _holds(rows, task)), Written)
         query = TaskQuery(tenant_code=TenantCode(rows.tenant), kind=Kind.TASK, limit=10)
         found, _ = await backend.store.list_tasks(query)

@@ -7,11 +7,14 @@ from typing import Final
 from taskloom.aws import table
 from taskloom.aws.admin import DynamoQueueAdmin
 from taskloom.aws.clients import Clients
+from taskloom.aws.durable_steps import DynamoSteps
 from taskloom.aws.dynamo import Dynamo, Query
 from taskloom.aws.ends import Ends
 from taskloom.aws.items import key_item, task_of
+from taskloom.aws.listeners import NoListeners
 from taskloom.aws.payload_store import S3PayloadStore
 from taskloom.aws.queue import LONG_POLL, SqsQueue, has_backlog
+from taskloom.aws.retention import ExpiryOfServices
 from taskloom.aws.state_machine import Promised, StepFunctionsStateMachine
 from taskloom.aws.store import DynamoTaskStore
 from taskloom.aws.stream import PushedStream
@@ -42,6 +45,10 @@ class NoSignals:
         """See `ports.Signals`. Never."""
         return _nothing
 
+    def on_any(self, callback: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
+        """See `ports.Signals`. Never."""
+        return _nothing
+
     def on_change(self, code: str, callback: Callable[[], None]) -> Callable[[], None]:  # noqa: ARG002
         """See `ports.Signals`. Never."""
         return _nothing
@@ -65,6 +72,7 @@ def aws_backend(
     admin = DynamoQueueAdmin(dynamo, ends)
     task_queue_url, machine_arn = settings.task_queue_url or "", settings.state_machine_arn or ""
     return AwsBackend(
+        name="aws",
         clock=clock,
         ids=ids,
         store=DynamoTaskStore(dynamo, ends, lambda: has_backlog(clients, task_queue_url)),
@@ -73,8 +81,11 @@ def aws_backend(
         machine=StepFunctionsStateMachine(clients, machine_arn, _promised(dynamo)),
         payloads=S3PayloadStore(clients, settings.payload_bucket or ""),
         logs=DynamoTaskLogs(dynamo),
+        steps=DynamoSteps(dynamo),
+        retention=ExpiryOfServices(),
         signals=NoSignals(),
         admin=admin,
+        notifier=NoListeners(),
         stream_arn=_stream_arn(machine_arn, settings.table_name or ""),
         queue_arn=_queue_arn(machine_arn, task_queue_url),
         close=clients.close,

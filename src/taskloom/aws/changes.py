@@ -255,3 +255,8 @@ def holds(guard: Guard, task: TaskEntity[Any]) -> bool:
 def is_end(change: Change) -> bool:
     """Whether *change* ends its task, and says when."""
     return change.patch.get("status") in TERMINAL and change.patch.get("finished_at") is not None
+
+
+def lacks_room(change: Change, standing: TaskEntity[Any]) -> bool:
+    """Whether nothing but the length of its history, or a write that came between, stood against *change*."""
+    return change.history is not None and len(standing.history) >= MAX_HISTORY and holds(change.guard, standing)

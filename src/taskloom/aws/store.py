@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from taskloom.aws import changes, items, table
+from taskloom.aws.durable_steps import unanswered
 from taskloom.aws.dynamo import SERVICE, Dynamo, Query
 from taskloom.aws.ends import Ends
 from taskloom.aws.failures import Cancelled, ConditionFailed, PathMissing
@@ -172,16 +173,36 @@ class DynamoTaskStore:
             request = changes.update(self._dynamo.table_name, change, self._dynamo.seconds, standing)
             _checked(request["ExpressionAttributeValues"])
             try:
-                answer = self._dynamo.send("update_item", **request)
+                answer = self._sent(change, request)
             except ConditionFailed as refused:
                 standing = self._current(refused.item)
-                if standing is None or not _lacks_room(change, standing):
+                if standing is None or not changes.lacks_room(change, standing):
                     return Refused(standing)
             except PathMissing:
                 self._add_attributes(change.key)
             else:
                 return Written(task_of(answer["Attributes"])) if change.returning else _WRITTEN
         raise StoreBusy(f"others write {change.key} all the time")
+
+    def _sent(self, change: Change, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to *request*, which may also ask that a callback was not answered."""
+        if change.guard.unanswered is None:
+            answer: dict[str, Any] = self._dynamo.send("update_item", **request)
+            return answer
+        del request["ReturnValues"]
+        check = unanswered(self._dynamo.table_name, change.key, change.guard.unanswered)
+        try:
+            self._dynamo.clients.send(
+                SERVICE,
+                "transact_write_items",
+                TransactItems=[check, {"Update": request}],
+                ClientRequestToken=secrets.token_hex(16),
+            )
+        except Cancelled as cancelled:
+            raise ConditionFailed(
+                cancelled.reasons[1].get("Item") or self._dynamo.get_expired(key_item(change.key))
+            ) from None
+        return {"Attributes": self._dynamo.get(key_item(change.key))} if change.returning else {}
 
     def _add_attributes(self, key: TaskKey) -> None:
         """What the TypeScript original stored has no `attributes` until it ends."""
@@ -281,15 +302,6 @@ class DynamoTaskStore:
 
 
 _WRITTEN: Final = Written()
-
-
-def _lacks_room(change: Change, standing: TaskEntity[Any]) -> bool:
-    """Whether nothing but the length of its history, or a write that came between, stood against *change*."""
-    return (
-        change.history is not None
-        and len(standing.history) >= changes.MAX_HISTORY
-        and (changes.holds(change.guard, standing))
-    )
 
 
 def _known(item: Item) -> Known:

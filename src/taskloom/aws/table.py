@@ -35,6 +35,8 @@ PREFIXES: Final = {
     "CHUNK": "chunks that have ended",
     "IDEMPOTENCY": "idempotency keys",
     "LOG": "lines that handlers logged",
+    "STEP": "steps, sleeps and callbacks of a task",
+    "TOKEN": "tokens of callbacks, by their SHA-256",
     "PAUSE": "task types and tenants of which nothing is started",
     "WORKER": "workers that live",
     "DUTY": "what one worker does for all now and then",
@@ -113,6 +115,11 @@ def chunk_pk(parent: TaskKey, run: int) -> str:
 def idempotency_pk(tenant: str, key: str) -> str:
     """Under which an idempotency key lies; a partition of its own, since a tenant may use very many."""
     return f"IDEMPOTENCY#{tenant}#{key}"
+
+
+def step_pk(key: TaskKey) -> str:
+    """Under which steps, sleeps and callbacks of a task or sub-task lie."""
+    return f"STEP#{key.id}"
 
 
 def log_pk(key: TaskKey) -> str:
