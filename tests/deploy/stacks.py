@@ -76,27 +76,34 @@ async def until(condition: Callable[[], bool], what: str) -> None:
             continue
 
 
-async def embedded(scenario: Scenario, folder: Path) -> Outcome:
+def embedded(scenario: Scenario, folder: Path) -> Outcome:
     """What *scenario* comes to on the embedded engine."""
-    folder.mkdir()
-    module = program.make(Settings(database=folder / "tasks.db"))
-    try:
+
+    async def worked(module: TaskModule, folder: Path) -> Outcome:
         async with module.worker(concurrency=4):
             return await scenario(module, folder)
-    finally:
-        await module.aclose()
+
+    return _run(worked, Settings(database=folder / "tasks.db"), folder)
 
 
-async def embedded_apart(scenario: Scenario, folder: Path) -> Outcome:
+def embedded_apart(scenario: Scenario, folder: Path) -> Outcome:
     """The same with worker processes of their own, for handlers that end their process."""
-    folder.mkdir()
     database = folder / "tasks.db"
-    module = program.make(Settings(database=database))
-    with _workers(database, folder / "workers.log"):
+    with _workers(database, folder.with_suffix(".log")):
+        return _run(scenario, Settings(database=database), folder)
+
+
+def _run(scenario: Scenario, settings: Settings, folder: Path) -> Outcome:
+    folder.mkdir(exist_ok=True)
+
+    async def run() -> Outcome:
+        module = program.make(settings)
         try:
             return await scenario(module, folder)
         finally:
             await module.aclose()
+
+    return asyncio.run(run())
 
 
 @contextmanager
@@ -107,6 +114,7 @@ def _workers(database: Path, log: Path) -> Iterator[None]:
         "TASKLOOM_LEASE_SECONDS": "2",
     }
     command = [sys.executable, "-m", "taskloom", "worker", APPLICATION, "--processes", "2"]
+    database.parent.mkdir()
     with log.open("wb") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output) as workers:
         try:
             yield
@@ -126,14 +134,13 @@ class Outside:
         """A boto3 client of the emulator."""
         return self.stack.emulator.client(service)
 
-    async def run(self, scenario: Scenario, folder: Path) -> Outcome:
+    def run(self, scenario: Scenario, folder: Path) -> Outcome:
         """What *scenario* comes to on the stack."""
-        folder.mkdir()
-        module = program.make(self.settings)
         try:
-            return await scenario(module, folder)
-        finally:
-            await module.aclose()
+            return _run(scenario, self.settings, folder)
+        except (AssertionError, TimeoutError) as error:
+            error.add_note("\n".join(["the functions logged:", *self.stack.logged({})][-200:]))
+            raise
 
     def function(self, name: str) -> str:
         """The name of the function whose logical id holds *name*."""

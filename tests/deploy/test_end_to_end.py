@@ -72,7 +72,7 @@ def _deployed(emulator: Emulator, name: str, timeout: int) -> Outside:
     return Outside(local.deploy(emulator, made, APPLICATION, name=name, folder=ROOT))
 
 
-async def test_a_single_task_gets_its_result(outside: Outside, tmp_path: Path) -> None:
+def test_a_single_task_gets_its_result(outside: Outside, tmp_path: Path) -> None:
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         given = {"name": "Ada", "notes": str(folder / "notes")}
         task = await module.task_service.create_task(tenant_code=TENANT, task_type="greet", input=given)
@@ -82,19 +82,19 @@ async def test_a_single_task_gets_its_result(outside: Outside, tmp_path: Path) -
         assert notes(folder / "notes") == [task.code]
         return Outcome((facts(ended),))
 
-    mine = await outside.run(scenario, tmp_path / "aws")
+    mine = outside.run(scenario, tmp_path / "aws")
     assert mine.tasks[0]["result"] == "Hello, Ada"
-    assert mine == await embedded(scenario, tmp_path / "embedded")
+    assert mine == embedded(scenario, tmp_path / "embedded")
 
 
-async def test_an_error_ends_a_single_task(outside: Outside, tmp_path: Path) -> None:
+def test_an_error_ends_a_single_task(outside: Outside, tmp_path: Path) -> None:
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         task = await module.task_service.create_task(tenant_code=TENANT, task_type="refuse", input="this")
         return Outcome((facts(await module.task_service.wait(task.key, timeout=PATIENCE)),))
 
-    mine = await outside.run(scenario, tmp_path / "aws")
+    mine = outside.run(scenario, tmp_path / "aws")
     assert mine.tasks[0]["error"] == ("ValueError", "not this")
-    assert mine == await embedded(scenario, tmp_path / "embedded")
+    assert mine == embedded(scenario, tmp_path / "embedded")
 
 
 async def fan_out(module: TaskModule, task_type: str, given: list[Any]) -> TaskKey:
@@ -109,32 +109,32 @@ async def outcome(module: TaskModule, key: TaskKey) -> Outcome:
     return Outcome((facts(ended), *await sub_tasks(module, key)))
 
 
-async def test_the_list_of_the_documentation(outside: Outside, tmp_path: Path) -> None:
+def test_the_list_of_the_documentation(outside: Outside, tmp_path: Path) -> None:
     keys: list[TaskKey] = []
 
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         keys.append(await fan_out(module, "cat", [{"key": f"value{i}"} for i in range(1, 7)]))
         return await outcome(module, keys[-1])
 
-    mine = await outside.run(scenario, tmp_path / "aws")
+    mine = outside.run(scenario, tmp_path / "aws")
     parent, *children = mine.tasks
     assert (parent["status"], parent["counters"]) == ("COMPLETED", (6, 6, 0, 0))
     assert [child["result"] for child in children] == [f"value{i}" for i in range(1, 7)]
     heard = outside.heard(keys[0], 1)
     assert [one["content"]["status"] for one in heard] == ["COMPLETED"]
-    assert mine == await embedded(scenario, tmp_path / "embedded")
+    assert mine == embedded(scenario, tmp_path / "embedded")
 
 
-async def test_an_empty_list_ends_at_once(outside: Outside, tmp_path: Path) -> None:
+def test_an_empty_list_ends_at_once(outside: Outside, tmp_path: Path) -> None:
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         return await outcome(module, await fan_out(module, "cat", []))
 
-    mine = await outside.run(scenario, tmp_path / "aws")
+    mine = outside.run(scenario, tmp_path / "aws")
     assert (mine.tasks[0]["status"], mine.tasks[0]["counters"]) == ("COMPLETED", (0, 0, 0, 0))
-    assert mine == await embedded(scenario, tmp_path / "embedded")
+    assert mine == embedded(scenario, tmp_path / "embedded")
 
 
-async def test_a_thousand_of_which_three_in_a_hundred_fail_and_are_retried(outside: Outside, tmp_path: Path) -> None:
+def test_a_thousand_of_which_three_in_a_hundred_fail_and_are_retried(outside: Outside, tmp_path: Path) -> None:
     """The tolerance is none, so the whole FAILED; the retry runs those that failed, and nothing else."""
     keys: list[TaskKey] = []
 
@@ -145,7 +145,7 @@ async def test_a_thousand_of_which_three_in_a_hundred_fail_and_are_retried(outsi
         await module.task_service.retry_task(key, only_failed=True)
         return Outcome(first.tasks + (await outcome(module, key)).tasks)
 
-    mine = await outside.run(scenario, tmp_path / "aws")
+    mine = outside.run(scenario, tmp_path / "aws")
     first, second = mine.tasks[0], mine.tasks[1001]
     assert (first["status"], first["counters"]) == ("FAILED", (1000, 970, 30, 0))
     assert (second["status"], second["run"], second["counters"]) == ("COMPLETED", 2, (1000, 1000, 0, 0))
@@ -157,10 +157,10 @@ async def test_a_thousand_of_which_three_in_a_hundred_fail_and_are_retried(outsi
         ("task-status", "COMPLETED"),
         ("task-status", "FAILED"),
     ]
-    assert mine == await embedded(scenario, tmp_path / "embedded")
+    assert mine == embedded(scenario, tmp_path / "embedded")
 
 
-async def test_a_cancel_in_the_middle_keeps_what_is_done(outside: Outside, tmp_path: Path) -> None:
+def test_a_cancel_in_the_middle_keeps_what_is_done(outside: Outside, tmp_path: Path) -> None:
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         key = await fan_out(module, "hanging", list(range(8)))
         done = [task.key async for task in module.task_service.iter_sub_tasks(key)][:2]
@@ -169,8 +169,8 @@ async def test_a_cancel_in_the_middle_keeps_what_is_done(outside: Outside, tmp_p
         await module.task_service.cancel_task(key, reason="enough", by="ada")
         return await outcome(module, key)
 
-    mine = await outside.run(scenario, tmp_path / "aws")
-    theirs = await embedded(scenario, tmp_path / "embedded")
+    mine = outside.run(scenario, tmp_path / "aws")
+    theirs = embedded(scenario, tmp_path / "embedded")
     for parent, *children in (mine.tasks, theirs.tasks):
         assert parent["status"] == "CANCELLED"
         assert [child["status"] for child in children] == ["COMPLETED"] * 2 + ["CANCELLED"] * 6
@@ -178,12 +178,12 @@ async def test_a_cancel_in_the_middle_keeps_what_is_done(outside: Outside, tmp_p
         assert [status for status, *_ in parent["history"]] == ["PENDING", "IN_PROGRESS", "CANCELLED"]
 
 
-async def test_a_sub_task_that_kills_its_function_pays_alone(hurried: Outside, tmp_path: Path) -> None:
+def test_a_sub_task_that_kills_its_function_pays_alone(hurried: Outside, tmp_path: Path) -> None:
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         return await outcome(module, await fan_out(module, "poison", list(range(12))))
 
-    mine = await hurried.run(scenario, tmp_path / "aws")
-    theirs = await embedded_apart(scenario, tmp_path / "embedded")
+    mine = hurried.run(scenario, tmp_path / "aws")
+    theirs = embedded_apart(scenario, tmp_path / "embedded")
     for parent, *children in (mine.tasks, theirs.tasks):
         assert (parent["status"], parent["counters"]) == ("FAILED", (12, 11, 1, 0))
         assert [child["status"] for child in children].count("COMPLETED") == 11
@@ -193,7 +193,7 @@ async def test_a_sub_task_that_kills_its_function_pays_alone(hurried: Outside, t
     assert mine.tasks[1 + POISON]["error"] == theirs.tasks[1 + POISON]["error"]
 
 
-async def test_what_is_delivered_twice_counts_once(outside: Outside, tmp_path: Path) -> None:
+def test_what_is_delivered_twice_counts_once(outside: Outside, tmp_path: Path) -> None:
     """Records of the stream, task messages, and calls of chunks."""
     clients = Clients(outside.stack.emulator.arguments)
     sender = SqsSender(clients, outside.settings.task_queue_url or "")
@@ -216,7 +216,7 @@ async def test_what_is_delivered_twice_counts_once(outside: Outside, tmp_path: P
             assert await service.get_task(task.key) == task
         return Outcome((*map(facts, tasks), *await sub_tasks(module, key)), tuple(sorted(notes(path))))
 
-    mine = await outside.run(scenario, tmp_path / "aws")
+    mine = outside.run(scenario, tmp_path / "aws")
     clients.close()
     greeted, parent, *children = mine.tasks
     assert statuses_of(greeted) == statuses_of(parent) == ["PENDING", "IN_PROGRESS", "COMPLETED"]
@@ -231,7 +231,7 @@ def statuses_of(task: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("task_type", ["long", "saving"])
-async def test_a_handler_goes_on_behind_the_end_of_its_function(
+def test_a_handler_goes_on_behind_the_end_of_its_function(
     hurried: Outside, tmp_path: Path, task_type: str
 ) -> None:
     assert SLICES * ITEM_SECONDS > SHORT_TIMEOUT
@@ -242,8 +242,8 @@ async def test_a_handler_goes_on_behind_the_end_of_its_function(
         ended = await module.task_service.wait(task.key, timeout=PATIENCE)
         return Outcome((facts(ended),), tuple(notes(folder / "notes")))
 
-    mine = await hurried.run(scenario, tmp_path / "aws")
-    theirs = await embedded(scenario, tmp_path / "embedded")
+    mine = hurried.run(scenario, tmp_path / "aws")
+    theirs = embedded(scenario, tmp_path / "embedded")
     task = mine.tasks[0]
     assert statuses_of(task).count("IN_PROGRESS") >= 2  # it did outlive a function
     for name in ("status", "result", "attempt", "run", "error"):
@@ -252,7 +252,7 @@ async def test_a_handler_goes_on_behind_the_end_of_its_function(
     assert len(mine.notes) < 2 * SLICES  # it went on, and did not begin anew
 
 
-async def test_a_callback_is_answered_from_outside(outside: Outside, tmp_path: Path) -> None:
+def test_a_callback_is_answered_from_outside(outside: Outside, tmp_path: Path) -> None:
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         path = folder / "notes"
         given = {"notes": str(path)}
@@ -263,7 +263,7 @@ async def test_a_callback_is_answered_from_outside(outside: Outside, tmp_path: P
         ended = await module.task_service.wait(task.key, timeout=PATIENCE)
         return Outcome((facts(ended),))
 
-    mine = await outside.run(scenario, tmp_path / "aws")
-    theirs = await embedded(scenario, tmp_path / "embedded")
+    mine = outside.run(scenario, tmp_path / "aws")
+    theirs = embedded(scenario, tmp_path / "embedded")
     for (task,) in (mine.tasks, theirs.tasks):
         assert (task["status"], task["result"], task["attempt"]) == ("COMPLETED", {"approved": True}, 1)
