@@ -133,7 +133,7 @@ _AWS: Final = {
     Feature.NOTIFICATIONS: _best_effort("SNS, at least once, with a stable id: the ends of tasks, no other change"),
     Feature.ALARMS: _exact("SNS, at least once, with a stable id"),
     Feature.SUBSCRIBE: _refused("no process lives long enough: subscribe a queue or a function to the SNS topic"),
-    Feature.WEBHOOKS: _refused("subscribe the address to the SNS topic"),
+    Feature.WEBHOOKS: _refused("subscribe an HTTPS endpoint to the SNS topic of `topic_arn`"),
     Feature.RECONCILER: _exact("a schedule, every minute"),
     Feature.CHECKPOINTS: _exact("under the fence of the claim; `resumable` ends before the limit of Lambda"),
     Feature.STEPS: _exact("its result is recorded once"),

@@ -161,6 +161,7 @@ class TaskModule:
         """The same services for programs without an event loop."""
         self._backend = backend
         self._registry = registry
+        self._lambda_entry: LambdaEntry | None = None
         self._webhooks = _checked_webhooks(webhooks, settings)
         if self._webhooks:
             require(backend.name, Feature.WEBHOOKS, "webhooks")
@@ -168,7 +169,6 @@ class TaskModule:
         for webhook in self._webhooks:
             listener = Listener(name=webhook.listener(), filter=webhook.filter())
             backend.notifier.announce(listener, backend.clock.now() + KEEP)
-        self._lambda_entry: LambdaEntry | None = None
 
     @classmethod
     def register(
@@ -248,9 +248,9 @@ class TaskModule:
         which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
         which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
         *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. *runs_on*: on AWS a
-        Lambda function runs the task, or a "worker" (`taskloom worker`), for tasks that take longer than a function
-        may. Raises: WiringError when the type has a handler already, or the backend refuses what is asked for;
-        InvalidInput, InvalidType.
+        Lambda function runs the task, or a "worker" (`taskloom worker`), for what takes longer than a function may.
+        Raises: WiringError when the type has a handler already, or the backend refuses what is asked for; InvalidInput,
+        InvalidType.
         """
         if runs_on not in get_args(RunsOn):
             raise InvalidInput("runs_on", f"{runs_on!r} is not known", "give 'lambda' or 'worker'")

@@ -98,20 +98,20 @@ class Settings:
     topic_arn: str | None = field(default_factory=_environment("topic_arn", None))
     """AWS: the SNS topic to which the ends of tasks are published; None: they are not."""
     alarm_topic_arn: str | None = field(default_factory=_environment("alarm_topic_arn", None))
-    """AWS: the SNS topic to which failures of fan-outs are published; None: they are not."""
+    """AWS: the SNS topic to which tasks that end FAILED are published; None: they are not."""
 
     def __post_init__(self) -> None:
         _one_of(self.backend, "backend", get_args(BackendName))
         _one_of(self.synchronous, "synchronous", get_args(Synchronous))
         _one_of(self.log_level, "log_level", get_args(LogLevel))
         _file(self.database)
+        for name in _AWS_NAMES:
+            _name(getattr(self, name), name)
         if self.webhook_secret is not None:
             check_secret(self.webhook_secret, "webhook_secret")
         if not isinstance(self.webhook_private_addresses, bool):
             problem = f"{self.webhook_private_addresses!r} is no truth value"
             raise InvalidType("webhook_private_addresses", problem, "give True or False")
-        for name in _AWS_NAMES:
-            _name(getattr(self, name), name)
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
         number(self.idempotency_ttl, "idempotency_ttl", low=0.001, high=MAX_SECONDS)

@@ -11,10 +11,10 @@ from taskloom.aws.dynamo import Dynamo
 from taskloom.aws.ends import Ends
 from taskloom.aws.store import DynamoTaskStore
 from taskloom.errors import StoreBusy
-from taskloom.model import FanOut, Kind, TaskKey
+from taskloom.model import Kind
 from taskloom.ports import Backend, LaneFigures
 from tests.support.clock import FakeClock
-from tests.support.rows import LEASE, Rows
+from tests.support.rows import Rows
 
 
 def test_lanes_are_told_by_the_open_tasks(backend: Backend, clock: FakeClock) -> None:
@@ -49,39 +49,13 @@ def test_lanes_are_told_by_the_open_tasks(backend: Backend, clock: FakeClock) ->
     asyncio.run(main())
 
 
-def test_a_place_is_an_estimate_and_says_so(backend: Backend) -> None:
-    """Open tasks of the same tenant and type that were created before."""
+def test_nobody_can_tell_a_place(backend: Backend) -> None:
+    """SQS shows no order, so nothing is made up."""
 
-    async def main() -> None:
-        rows, other = Rows(backend), Rows(backend)
-        await rows.create(rows.fan_out(1), rows.single(tenant_code=other.tenant), rows.single(task_type="other"))
-        tasks = await rows.create(*(rows.single() for _ in range(5)))
-        tasks.sort(key=lambda task: task.code)
-        for ahead, task in enumerate(tasks):
-            place = await backend.admin.place(task.key, 3)
-            assert place is not None
-            assert (place.ahead, place.is_exact, place.is_held) == (min(ahead, 3), False, False)
-            assert place.visible_at == task.updated_at
-        running = await rows.carry_out(rows.claim(tasks[4]))
-        place = await backend.admin.place(running.key, 10)
-        assert place is not None
-        assert (place.is_held, place.visible_at) == (True, rows.now + LEASE)
-        waiting = await rows.carry_out(rows.waits_for_retry(running))
-        place = await backend.admin.place(waiting.key, 10)
-        assert place is not None
-        assert (place.is_held, place.visible_at) == (False, waiting.next_attempt_at)
-
-    asyncio.run(main())
-
-
-def test_what_has_no_message_has_no_place(backend: Backend) -> None:
     async def main() -> None:
         rows = Rows(backend)
-        ended = await rows.carry_out(rows.completed(await rows.claimed()))
-        (parent,) = await rows.create(rows.fan_out(1))
-        running = await rows.carry_out(rows.claim(parent, plan=FanOut(chunk_size=1)))
-        gone = TaskKey.single(rows.tenant, rows.task_type, backend.ids.code(rows.now))
-        assert [await backend.admin.place(key, 10) for key in (ended.key, running.key, gone)] == [None] * 3
+        (task,) = await rows.create(rows.single())
+        assert await backend.admin.place(task.key, 10) is None
 
     asyncio.run(main())
 

@@ -267,7 +267,7 @@ def test_what_has_expired_is_not_there(backend: Backend, dynamo: Dynamo, clock: 
         await backend.logs.append([LogBatch(key=task.key, run=1, fence=1, first=0, lines=[line], dropped=0)])
         await backend.admin.pause(Pause(scope=PauseScope.TENANT, name=rows.tenant, at=rows.now))
         expire_all(dynamo, to_milliseconds(clock.now()) // 1000 + 60)
-        assert await backend.store.get(task.key) == task
+        assert await backend.store.get(task.key) == replace(task, ttl=rows.now + timedelta(seconds=60))
         clock.advance(60)
         for gone in (task, parent, child, failed):
             assert await backend.store.get(gone.key) is None

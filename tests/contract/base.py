@@ -89,6 +89,10 @@ class Contract:
     """A worker takes the records of the change stream itself. Without it `sent` must be overridden."""
     pulls_steps: ClassVar[bool] = True
     """A worker receives the steps of executions from the queue."""
+    keeps_order: ClassVar[bool] = True
+    """Of one tenant, type and priority the queue gives out first what was there first."""
+    foresees: ClassVar[bool] = True
+    """The queue knows when the next message is due."""
     signals_arrive: ClassVar[bool] = True
     """A signal within the process always arrives, so that a test may wait for one."""
     polls: ClassVar[int] = 1

@@ -7,7 +7,7 @@ from datetime import timedelta
 from taskloom.capabilities import Feature
 from taskloom.model import TaskKey
 from taskloom.ports import Backend, Cap, Delivery, MessageKind, Pause, PauseScope, Receipt, Served
-from tests.contract.base import HOUR, Contract, due, exactly, in_threads, scenario
+from tests.contract.base import HOUR, Contract, due, exactly, in_threads, needs, scenario
 from tests.support.rows import Rows
 
 NOTHING = Served(tasks=frozenset(), fan_outs=frozenset())
@@ -43,7 +43,7 @@ class QueueContract(Contract):
         own += await self.received(rows)
         assert sorted(delivery.key.id for delivery in own) == sorted(task.id for task in tasks)
 
-    @exactly(Feature.ORDER)
+    @needs("keeps_order")
     @scenario
     async def test_the_oldest_message_of_a_lane_comes_first(self, backend: Backend) -> None:
         """A lane: one type, one tenant, one priority."""
@@ -366,7 +366,7 @@ class QueueContract(Contract):
 
     # --- next_due ------------------------------------------------------------------------------------------------
 
-    @exactly(Feature.FORESIGHT)
+    @needs("foresees")
     @scenario
     async def test_next_due_says_when_there_is_something_to_receive(self, backend: Backend) -> None:
         rows = Rows(backend)
@@ -390,7 +390,7 @@ class QueueContract(Contract):
         await backend.queue.delete([second.receipt])
         assert await backend.queue.next_due(served) is None
 
-    @exactly(Feature.FORESIGHT)
+    @needs("foresees")
     @scenario
     async def test_next_due_speaks_of_what_the_worker_serves(self, backend: Backend) -> None:
         rows = Rows(backend)

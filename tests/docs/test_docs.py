@@ -54,6 +54,12 @@ def test_the_guide_is_one_program_that_runs(tmp_path: Path) -> None:
     assert "there is nothing" not in output
 
 
+def test_the_page_about_aws_is_one_program_that_runs(tmp_path: Path) -> None:
+    """As far as it goes without AWS: everything is wired."""
+    shown = "print(type(handler).__name__)\n"
+    assert run("\n".join([*blocks(ROOT / "docs" / "aws.md"), shown]), tmp_path) == "LambdaEntry\n"
+
+
 def test_the_page_on_notifications_is_one_program_that_runs(tmp_path: Path) -> None:
     output = run("\n".join(blocks(ROOT / "docs" / "notifications.md")), tmp_path).splitlines()
     assert output[0] == "cat COMPLETED"
@@ -63,12 +69,6 @@ def test_the_page_on_notifications_is_one_program_that_runs(tmp_path: Path) -> N
         "posted: PENDING",
     ]
     assert any(line.startswith("notify_url ") for line in output)
-
-
-def test_the_page_about_aws_is_one_program_that_runs(tmp_path: Path) -> None:
-    """As far as it goes without AWS: everything is wired."""
-    shown = "print(type(handler).__name__)\n"
-    assert run("\n".join([*blocks(ROOT / "docs" / "aws.md"), shown]), tmp_path) == "LambdaEntry\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from taskloom import Settings, TaskModule, TaskQueueEvent
+from taskloom import Settings, TaskModule, TaskQueueEvent, Webhook
 from taskloom.errors import InvalidInput, WiringError
 from tests.surface.running import MakeModule
 
@@ -47,6 +47,19 @@ def test_embedded_tasks_have_no_lambda_handler(make_module: MakeModule) -> None:
     module.task("cat")(nothing)
     with pytest.raises(WiringError, match="backend='aws'"):
         _ = module.lambda_handler
+
+
+def test_webhooks_are_refused_with_what_to_do_instead() -> None:
+    """Nothing would ever post to them."""
+    hook = Webhook("https://example.com/hook", secret="0123456789abcdef")
+    with pytest.raises(WiringError, match="topic_arn"):
+        TaskModule.register(settings=Settings(backend="aws", **NAMES), webhooks=[hook])
+    module = TaskModule.register(settings=Settings(backend="aws", **NAMES))
+    create = module.sync.task_service.create_task
+    with pytest.raises(InvalidInput, match="topic_arn") as refused:
+        create(tenant_code="mbc", task_type="cat", notify_url="https://example.com/hook")
+    assert refused.value.field == "notify_url"
+    module.close()
 
 
 def test_an_execution_of_a_step_function_task_has_the_arn_of_its_machine() -> None:

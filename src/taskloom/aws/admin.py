@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, Final
 
 from taskloom.aws import table
@@ -18,7 +17,7 @@ from taskloom.aws.lanes import figures
 from taskloom.aws.looks import Looks
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.errors import InvalidInput
-from taskloom.model import Kind, TaskKey, TaskStatus
+from taskloom.model import TaskKey, TaskStatus
 from taskloom.ports import Cap, DeadLetter, LaneFigures, Pause, PauseScope, Place, Throughput, WorkerFacts
 from taskloom.record import PK, SK
 from taskloom.values import Json
@@ -85,28 +84,9 @@ class DynamoQueueAdmin:
         """See `ports.QueueAdmin`. Without what other processes have counted in their last minute."""
         return await self._dynamo.clients.run(lambda: self._ends.since(since))
 
-    async def place(self, key: TaskKey, limit: int) -> Place | None:
-        """See `ports.QueueAdmin`. Told by the task: its message may be on its way yet. Never exact."""
-        return await self._dynamo.clients.run(lambda: self._place(key, limit))
-
-    def _place(self, key: TaskKey, limit: int) -> Place | None:
-        item = self._dynamo.get(key_item(key))
-        if item is None:
-            return None
-        task = task_of(item)
-        runs_by_itself = task.kind is Kind.SFN_TASK and task.status is TaskStatus.IN_PROGRESS
-        if task.is_terminal or runs_by_itself:
-            return None
-        is_running = task.status is TaskStatus.IN_PROGRESS
-        at = task.lease_until if is_running else task.next_attempt_at
-        earlier = (
-            entry
-            for page in self._looks.open_tasks(task.tenant_code, task.task_type)
-            for entry in page
-            if entry[PK]["S"] == task.pk and entry[SK]["S"] < task.sk
-        )
-        ahead = 0 if is_running else len(list(islice(earlier, limit)))
-        return Place(visible_at=at or task.updated_at, is_held=is_running, ahead=ahead, is_exact=False, lanes=1)
+    async def place(self, key: TaskKey, limit: int) -> Place | None:  # noqa: ARG002 - the port asks for them
+        """See `ports.QueueAdmin`. Always None: nobody can tell, and `capabilities` says so."""
+        return None
 
     async def waiting(
         self, tenant_code: str | None, task_type: str | None, after: TaskKey | None, limit: int

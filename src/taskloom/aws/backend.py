@@ -11,10 +11,10 @@ from taskloom.aws.durable_steps import DynamoSteps
 from taskloom.aws.dynamo import Dynamo, Query
 from taskloom.aws.ends import Ends
 from taskloom.aws.items import key_item, task_of
-from taskloom.aws.listeners import NoListeners
+from taskloom.aws.notices import NoNotices
 from taskloom.aws.payload_store import S3PayloadStore
 from taskloom.aws.queue import LONG_POLL, SqsQueue, has_backlog
-from taskloom.aws.retention import ExpiryOfServices
+from taskloom.aws.retention import RetentionByServices
 from taskloom.aws.state_machine import Promised, StepFunctionsStateMachine
 from taskloom.aws.store import DynamoTaskStore
 from taskloom.aws.stream import PushedStream
@@ -82,10 +82,10 @@ def aws_backend(
         payloads=S3PayloadStore(clients, settings.payload_bucket or ""),
         logs=DynamoTaskLogs(dynamo),
         steps=DynamoSteps(dynamo),
-        retention=ExpiryOfServices(),
+        retention=RetentionByServices(),
         signals=NoSignals(),
         admin=admin,
-        notifier=NoListeners(),
+        notifier=NoNotices(),
         stream_arn=_stream_arn(machine_arn, settings.table_name or ""),
         queue_arn=_queue_arn(machine_arn, task_queue_url),
         close=clients.close,

@@ -274,12 +274,11 @@ class LambdaEntry:
         task: TaskEntity[Any] | None = await self._backend.store.get(key)
         if task is None or not task.is_terminal:
             return
-        table = self._settings.table_name or ""
         topic, alarms = self._topic, self._alarms
         if topic is not None:
-            message = status_message(task, table)
+            message = status_message(task)
             await patiently(self._backend.clock, lambda: topic.publish([message]))
-        alarm = alarm_message(task, table) if task.kind is Kind.SFN_TASK else None
+        alarm = alarm_message(task)
         if alarms is not None and alarm is not None:
             await patiently(self._backend.clock, lambda: alarms.publish([alarm]))
 

@@ -1,19 +1,19 @@
-"""`ports.Retention` on AWS, where the services remove what is over."""
+"""`ports.Retention` where the services remove what nobody needs: DynamoDB by `ttl`, S3 by the bucket's rules."""
 
 from datetime import datetime
 
 
-class ExpiryOfServices:
-    """Removes nothing itself: DynamoDB does so with items whose `ttl` has come, lifecycle rules do with objects."""
+class RetentionByServices:
+    """Leaves everything to them. What has expired counts as absent from that moment on, whenever it is removed."""
 
     async def remove_expired(self, limit: int) -> int:  # noqa: ARG002
-        """Nothing is left for us to remove."""
+        """See `ports.Retention`. Nothing is left to do."""
         return 0
 
     async def expired(self, limit: int) -> int:  # noqa: ARG002
-        """Nothing that waits for us."""
+        """See `ports.Retention`. DynamoDB does not say."""
         return 0
 
     async def remove_orphans(self, before: datetime, after: str, limit: int) -> str | None:  # noqa: ARG002
-        """At the end at once."""
+        """See `ports.Retention`. The lifecycle rules do it."""
         return None

@@ -1,40 +1,40 @@
-"""What subscribers of the topics are told: the original's fields, and an id that is the same for each repeat."""
+"""What subscribers of the topics are told of the end of a task: the same as listeners of the embedded engine."""
 
-from typing import Any, Final
+from typing import Any
 
 from taskloom.model import TaskEntity, TaskStatus
-from taskloom.record import to_item
+from taskloom.notifications.message import message
+from taskloom.ports import Notice
 from taskloom.values import Json
-
-TASK_STATUS: Final = "task-status"
-ALARM: Final = "sfn-alarm"
+from taskloom.webhooks import ALARM_ACTION, STATUS_ACTION
 
 
-def status_message(task: TaskEntity[Any], table: str) -> dict[str, Json]:
+def status_message(task: TaskEntity[Any]) -> dict[str, Json]:
     """How *task* ended, without the traceback of an error, which is not for outsiders."""
-    attributes = dict(to_item(task).get("attributes") or {})
-    if "error" in attributes:
-        attributes["error"] = {name: value for name, value in attributes["error"].items() if name != "traceback"}
-    return _message(TASK_STATUS, task, table, {"status": str(task.status), "attributes": attributes})
+    return message(_notice(task, STATUS_ACTION))
 
 
-def alarm_message(task: TaskEntity[Any], table: str) -> dict[str, Json] | None:
-    """That a fan-out FAILED, and why; None for any other end."""
-    if task.status is not TaskStatus.FAILED:
-        return None
-    message = task.error.message if task.error is not None else "(no message was stored)"
-    return _message(ALARM, task, table, {"errorMessage": message})
+def alarm_message(task: TaskEntity[Any]) -> dict[str, Json] | None:
+    """That the task FAILED, and why; None for any other end."""
+    return message(_notice(task, ALARM_ACTION)) if task.status is TaskStatus.FAILED else None
 
 
-def _message(action: str, task: TaskEntity[Any], table: str, content: dict[str, Json]) -> dict[str, Json]:
-    return {
-        "action": action,
-        "pk": task.pk,
-        "sk": task.sk,
-        "table": table,
-        "id": task.id,
-        "tenantCode": task.tenant_code,
-        "content": content,
-        "eventId": f"{task.id}#{task.version}" + ("#alarm" if action == ALARM else ""),
-        "run": task.run,
-    }
+def _notice(task: TaskEntity[Any], action: str) -> Notice:
+    return Notice(
+        number=0,
+        taken=1,
+        listener="",
+        action=action,
+        key=task.key,
+        task_type=task.task_type,
+        at=task.finished_at or task.updated_at,
+        status=task.status,
+        run=task.run,
+        attempt=task.attempt,
+        version=task.version,
+        attributes=task.attributes,
+        url=None,
+        failures=0,
+        reason=None,
+        given_up_at=None,
+    )

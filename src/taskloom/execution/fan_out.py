@@ -157,8 +157,10 @@ class FanOuts:
             "the execution ended before its chunks did",
             extra={"task": parent.id, "execution": execution.arn, "status": str(execution.status)},
         )
-        if execution.status in (ExecutionStatus.FAILED, ExecutionStatus.ABORTED):
-            await self.give_up(parent, f"its execution ended {execution.status} before its sub-tasks had")
+        # Asked once more: nothing undoes what follows, and what was heard may be about another run, or out of date.
+        now = await self._backend.machine.describe(parent.execution_arn or "")
+        if now is not None and now.status in (ExecutionStatus.FAILED, ExecutionStatus.ABORTED):
+            await self.give_up(parent, f"its execution ended {now.status} before its sub-tasks had")
 
     async def give_up(self, parent: TaskEntity[Any], why: str) -> None:
         """End the open *parent* badly: what runs is cancelled, and what has not run will not. Raises: StoreError."""

@@ -240,7 +240,7 @@ class Creation:
     def _notify_url(self, url: str, field: str) -> str:
         refused = refusal(self._backend.name, Feature.WEBHOOKS)
         if refused is not None:
-            raise InvalidInput(field, f"the backend {self._backend.name!r} refuses webhooks", refused.why)
+            raise InvalidInput(field, f"is refused by the backend {self._backend.name!r}", refused.why)
         checked_url(url, field, allow_private=self._allow_private)
         if not self._has_webhook_secret:
             remedy = "set Settings.webhook_secret, here and where the worker runs"

@@ -61,8 +61,8 @@ class Pump:
         self.before: Callable[[Any], None] = lambda event: None
         """Called before each invocation; may raise, and the invocation fails."""
         self.timeout = TIMEOUT
-        self.mortal = False
-        """Whether each invocation has a process of its own, which may die."""
+        self.mortal: Callable[[Any], bool] = lambda event: False
+        """Which events are handled in a process of their own, which may die."""
         self.waits_pass = True
         """Whether the time of the state machine's waits passes at once."""
 
@@ -89,7 +89,7 @@ class Pump:
             try:
                 self.before(event)
                 context = Context(self._clock, self._numbers, self.timeout)
-                call = self._in_a_process_of_its_own if self.mortal else self._here
+                call = self._in_a_process_of_its_own if self.mortal(event) else self._here
                 answer = call(json.loads(json.dumps(event)), context)
             except BaseException as error:
                 self.events.append((event, error))

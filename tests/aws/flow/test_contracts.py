@@ -38,6 +38,8 @@ def backend(moved_clients: Clients, moving_clock: MovingClock) -> Iterator[AwsBa
 class TestSqsQueue(QueueContract):
     backend_name = "aws"
     pulls_stream = False
+    keeps_order = False
+    foresees = False
 
     async def sent(self, rows: Rows, *new: NewTaskRow) -> list[TaskEntity[Any]]:
         """Through the table's stream, as the dispatching function does it."""

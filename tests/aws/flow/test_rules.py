@@ -47,7 +47,7 @@ def test_everything_delivered_twice_is_done_once(make_pump: MakePump) -> None:
 def test_a_process_that_dies_costs_an_attempt(make_pump: MakePump, moving_clock: MovingClock, tmp_path: Any) -> None:
     """The message comes again when its visibility ends, and by then the lease has, too."""
     pump = make_pump()
-    pump.mortal = True
+    pump.mortal = lambda event: "Records" in event and "body" in event["Records"][0]
 
     @pump.module.task("cat")
     async def cat(event: TaskQueueEvent) -> str:
@@ -68,7 +68,7 @@ def test_a_process_that_dies_costs_an_attempt(make_pump: MakePump, moving_clock:
 def test_a_process_that_dies_in_a_chunk_costs_the_suspect_an_attempt(make_pump: MakePump) -> None:
     """And nobody else; the chunk is called again."""
     pump = make_pump()
-    pump.mortal = True
+    pump.mortal = lambda event: event.get("chunk") == 1
 
     @pump.module.step_function_task("dogs", chunk_size=3)
     async def dog(event: StepFunctionTaskEvent) -> int:
@@ -86,7 +86,7 @@ def test_a_process_that_dies_in_a_chunk_costs_the_suspect_an_attempt(make_pump: 
 
 def test_poison_in_a_chunk_is_given_up(make_pump: MakePump) -> None:
     pump = make_pump()
-    pump.mortal = True
+    pump.mortal = lambda event: event.get("chunk") == 0
 
     @pump.module.step_function_task("dogs", chunk_size=3, tolerated_failure_percentage=20)
     async def dog(event: StepFunctionTaskEvent) -> int:
