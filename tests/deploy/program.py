@@ -5,6 +5,7 @@ What a handler did is written to a file that its input names, for a function is 
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 from taskloom import Settings, StepFunctionTaskEvent, TaskModule, TaskQueueEvent
@@ -76,6 +77,15 @@ def make(settings: Settings | None = None) -> TaskModule:
             note(event.task.input["notes"], str(number))
             await asyncio.sleep(ITEM_SECONDS)
             await event.checkpoint(number + 1)
+        return SLICES
+
+    @module.task("blocking")
+    def blocking(event: TaskQueueEvent) -> int:
+        """Nobody can interrupt it: its thread goes on when the time of the function is over."""
+        for number in range(event.state or 0, SLICES):
+            note(event.task.input["notes"], str(number))
+            threading.Event().wait(ITEM_SECONDS)
+            event.sync.checkpoint(number + 1)
         return SLICES
 
     @module.task("approval")

@@ -3,18 +3,17 @@
 import asyncio
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from taskloom import Settings, TaskEntity, TaskKey, TaskModule, TaskStatus
+from taskloom import Settings, TaskEntity, TaskKey, TaskModule
 from taskloom.aws.table import STREAM_FILTER
 from taskloom.deploy.local import LocalStack
 from tests.aws.stream_pump import passes
+from tests.cli.program import Program
 from tests.deploy import program
 
 ROOT: Final = Path(__file__).parents[2]
@@ -88,8 +87,15 @@ def embedded(scenario: Scenario, folder: Path) -> Outcome:
 
 def embedded_apart(scenario: Scenario, folder: Path) -> Outcome:
     """The same with worker processes of their own, for handlers that end their process."""
+    folder.mkdir()
     database = folder / "tasks.db"
-    with _workers(database, folder.with_suffix(".log")):
+    paths = [str(ROOT), *(path for path in sys.path if path)]
+    environment = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "TASKLOOM_DATABASE": str(database),
+        "TASKLOOM_LEASE_SECONDS": "2",
+    }
+    with Program(ROOT, "worker", APPLICATION, "--processes", "2", environment=environment):
         return _run(scenario, Settings(database=database), folder)
 
 
@@ -104,22 +110,6 @@ def _run(scenario: Scenario, settings: Settings, folder: Path) -> Outcome:
             await module.aclose()
 
     return asyncio.run(run())
-
-
-@contextmanager
-def _workers(database: Path, log: Path) -> Iterator[None]:
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *(path for path in sys.path if path)]),
-        "TASKLOOM_DATABASE": str(database),
-        "TASKLOOM_LEASE_SECONDS": "2",
-    }
-    command = [sys.executable, "-m", "taskloom", "worker", APPLICATION, "--processes", "2"]
-    database.parent.mkdir()
-    with log.open("wb") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output) as workers:
-        try:
-            yield
-        finally:
-            workers.terminate()
 
 
 class Outside:
@@ -175,17 +165,19 @@ class Outside:
         answer = self.client("sqs").get_queue_attributes(QueueUrl=self.settings.task_queue_url, AttributeNames=names)
         return all(int(answer["Attributes"][name]) == 0 for name in names)
 
-    def heard(self, key: TaskKey, count: int) -> list[dict[str, Any]]:
-        """What the topics told of the task *key*, at least *count* messages; those of other tasks are lost."""
-        sqs, found = self.client("sqs"), []
+    def heard(self, keys: Collection[TaskKey], count: int) -> list[dict[str, Any]]:
+        """What the topics told of the tasks *keys*, *count* messages, each once; those of other tasks are lost."""
+        sqs, ids = self.client("sqs"), {key.id for key in keys}
+        found: dict[str, dict[str, Any]] = {}
         for _ in range(int(PATIENCE)):
             answer = sqs.receive_message(QueueUrl=self.heard_url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
             for message in answer.get("Messages", ()):
                 sqs.delete_message(QueueUrl=self.heard_url, ReceiptHandle=message["ReceiptHandle"])
                 body = json.loads(message["Body"])
-                found += [body] if body["id"] == key.id else []
+                if body["id"] in ids:
+                    found[body["eventId"]] = body  # at least once: a repeat has the same id
             if len(found) >= count:
-                return found
+                return list(found.values())
         raise TimeoutError(f"only {len(found)} of {count} messages came")
 
     def _listen(self) -> str:
@@ -198,20 +190,15 @@ class Outside:
         return url
 
 
-def told(messages: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """What *messages* of ends and alarms say, without what is an engine's own; each once, in some fixed order."""
-    ends = {str(status) for status in (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)}
-    said = {
-        (one["action"], one["run"], content.get("status"), content.get("errorMessage"), _counts(content))
-        for one in messages
-        if (content := one["content"]).get("status", "FAILED") in ends
-    }
-    return sorted(said, key=repr)
+def told(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What *messages* say of ends, without the ids and times of one engine, in some fixed order."""
+    kept = ("action", "type", "tenantCode", "run", "attempt", "content")
+    said = [{name: one[name] for name in kept} for one in messages if _is_of_an_end(one)]
+    return sorted(said, key=lambda one: json.dumps(one, sort_keys=True))
 
 
-def _counts(content: dict[str, Any]) -> tuple[Any, ...]:
-    attributes = content.get("attributes", {})
-    return tuple(sorted((name, value) for name, value in attributes.items() if name.startswith("subTask")))
+def _is_of_an_end(message: dict[str, Any]) -> bool:
+    return message["content"].get("status") not in ("PENDING", "IN_PROGRESS")
 
 
 def _is_of(record: dict[str, Any], key: TaskKey) -> bool:

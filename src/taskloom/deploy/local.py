@@ -14,7 +14,6 @@ from taskloom.aws import table
 from taskloom.deploy.emulator import REGION, Emulator, packages_of
 from taskloom.deploy.package import ENTRY, HANDLER, entry
 
-CODE_BUCKET: Final = "taskloom-code"
 AT_ONCE: Final = 2
 """Functions of one kind at a time: each is a process of its own here."""
 
@@ -85,16 +84,16 @@ def deploy(
 
     Its functions run in this program's interpreter, so what the application imports is what is installed here.
     """
-    s3 = emulator.client("s3")
-    s3.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3, bucket = emulator.client("s3"), f"{name}-code"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     key = f"{name}.zip"
-    s3.put_object(Bucket=CODE_BUCKET, Key=key, Body=_package(application, folder or Path.cwd(), emulator))
+    s3.put_object(Bucket=bucket, Key=key, Body=_package(application, folder or Path.cwd(), emulator))
     cloudformation = emulator.client("cloudformation")
     cloudformation.create_stack(
         StackName=name,
         TemplateBody=json.dumps(adapted(template)),
         Parameters=[
-            {"ParameterKey": "CodeBucket", "ParameterValue": CODE_BUCKET},
+            {"ParameterKey": "CodeBucket", "ParameterValue": bucket},
             {"ParameterKey": "CodeKey", "ParameterValue": key},
         ],
         Capabilities=["CAPABILITY_IAM"],
