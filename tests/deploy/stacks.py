@@ -95,7 +95,7 @@ def embedded_apart(scenario: Scenario, folder: Path) -> Outcome:
         "TASKLOOM_DATABASE": str(database),
         "TASKLOOM_LEASE_SECONDS": "2",
     }
-    with Program(ROOT, "worker", APPLICATION, "--processes", "2", environment=environment):
+    with Program(ROOT, "worker", APPLICATION, "--processes", "2", "--concurrency", "1", environment=environment):
         return _run(scenario, Settings(database=database), folder)
 
 
