@@ -137,9 +137,7 @@ _AWS: Final = {
     Feature.RECONCILER: _exact("a schedule, every minute"),
     Feature.CHECKPOINTS: _exact("under the fence of the claim; `resumable` ends before the limit of Lambda"),
     Feature.STEPS: _exact("its result is recorded once"),
-    Feature.SLEEP: _best_effort(
-        "up to 15 minutes by the message; longer ones and sub-tasks within a minute"
-    ),
+    Feature.SLEEP: _best_effort("up to 15 minutes by the message; longer ones and sub-tasks within a minute"),
     Feature.CALLBACKS: _best_effort("tokens are single-use; a sub-task goes on within a minute of the answer"),
     Feature.RETENTION: _exact("in every read and condition"),
     Feature.RETENTION_SPACE: _best_effort("DynamoDB removes the task within days; sub-tasks, logs and payloads stay"),

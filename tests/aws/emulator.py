@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from taskloom.deploy import emulator
-from taskloom.deploy.emulator import Emulator
+from taskloom.deploy.emulator import REGION, Emulator
 
-__all__ = ["HOME", "Emulator", "running"]
+__all__ = ["HOME", "REGION", "Emulator", "running"]
 
 HOME: Final = Path(__file__).parents[2] / ".emulator"
 

@@ -67,22 +67,22 @@ def make(settings: Settings | None = None) -> TaskModule:
     async def long(event: TaskQueueEvent) -> int:
         async for number in event.resumable(range(SLICES)):
             note(event.task.input["notes"], str(number))
-            await asyncio.sleep(ITEM_SECONDS)
+            await asyncio.sleep(ITEM_SECONDS)  # noqa: TID251 - stands for work: the function has a real time limit
         return SLICES
 
     @module.task("saving")
     async def saving(event: TaskQueueEvent) -> int:
-        first = event.state or 0
+        first = int(str(event.state or 0))
         for number in range(first, SLICES):
             note(event.task.input["notes"], str(number))
-            await asyncio.sleep(ITEM_SECONDS)
+            await asyncio.sleep(ITEM_SECONDS)  # noqa: TID251 - stands for work: the function has a real time limit
             await event.checkpoint(number + 1)
         return SLICES
 
     @module.task("blocking")
     def blocking(event: TaskQueueEvent) -> int:
         """Nobody can interrupt it: its thread goes on when the time of the function is over."""
-        for number in range(event.state or 0, SLICES):
+        for number in range(int(str(event.state or 0)), SLICES):
             note(event.task.input["notes"], str(number))
             threading.Event().wait(ITEM_SECONDS)
             event.sync.checkpoint(number + 1)

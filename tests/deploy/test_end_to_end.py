@@ -3,7 +3,6 @@
 Every program runs on the embedded engine too, and must come to the same.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -131,6 +130,7 @@ def test_an_empty_list_ends_at_once(outside: Outside, tmp_path: Path) -> None:
 
 def test_a_thousand_of_which_three_in_a_hundred_fail_and_are_retried(outside: Outside, tmp_path: Path) -> None:
     """The tolerance is none, so the whole FAILED; the retry runs those that failed, and nothing else."""
+
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         key = await fan_out(module, "many", list(range(1000)))
         first = await outcome(module, key)
@@ -217,9 +217,7 @@ def statuses_of(task: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("task_type", ["long", "saving", "blocking"])
-def test_a_handler_goes_on_behind_the_end_of_its_function(
-    hurried: Outside, tmp_path: Path, task_type: str
-) -> None:
+def test_a_handler_goes_on_behind_the_end_of_its_function(hurried: Outside, tmp_path: Path, task_type: str) -> None:
     assert SLICES * ITEM_SECONDS > SHORT_TIMEOUT
 
     async def scenario(module: TaskModule, folder: Path) -> Outcome:

@@ -10,7 +10,17 @@ import typer
 from typer.core import TyperGroup
 
 from taskloom.cli import output
-from taskloom.cli.commands import completing, creating, deploying, developing, doctor, running, seeing, steering, webhooks
+from taskloom.cli.commands import (
+    completing,
+    creating,
+    deploying,
+    developing,
+    doctor,
+    running,
+    seeing,
+    steering,
+    webhooks,
+)
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.errors import TaskloomError
 
