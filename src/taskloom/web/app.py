@@ -39,9 +39,7 @@ def build_app(module: TaskModule, backend: Backend, authenticate: Authenticate |
     )
     app = FastAPI(title="Taskloom", docs_url=None, redoc_url=None, redirect_slashes=False)  # both load from elsewhere
     app.state.web = web
-    app.add_middleware(
-        BodyLimit, limit=module.settings.max_body_bytes, stream_limit=module.settings.max_stream_bytes
-    )
+    app.add_middleware(BodyLimit, limit=module.settings.max_body_bytes, stream_limit=module.settings.max_stream_bytes)
     problems.install(app)
     app.include_router(health.router)
     if module.enable_controller:

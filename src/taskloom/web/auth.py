@@ -91,7 +91,7 @@ class Caller:
         )
 
 
-Authenticate: TypeAlias = Callable[[Request], Caller | None | Awaitable[Caller | None]]
+Authenticate: TypeAlias = Callable[[Request], Awaitable[Caller | None] | Caller | None]
 """Says who calls; None: nobody known. Plain or async."""
 
 

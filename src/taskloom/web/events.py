@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from taskloom import model
@@ -40,7 +40,10 @@ LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", max_length=200, description="Go on behind this event.")
 ]
 _STREAM: Final = answers(404)
-_STREAM[200] = {"description": "Events, until the task has ended.", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}
+_STREAM[200] = {
+    "description": "Events, until the task has ended.",
+    "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+}
 _STREAM[204] = {"description": "It has ended, and nothing came behind the last event: do not come again."}
 _LIST_STREAM: Final = answers()
 _LIST_STREAM[200] = {"description": "Events.", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}
@@ -60,7 +63,9 @@ class Position:
     @classmethod
     def parse(cls, text: str | None) -> "Position":
         """The position in *text*; the beginning for what is none."""
-        found = re.fullmatch(r"(-1|\d{1,15})\.(\d{1,15})(?:\.(\d{1,15})\.(\d{1,15})\.(\d{1,15}))?", text or "", re.ASCII)
+        found = re.fullmatch(
+            r"(-1|\d{1,15})\.(\d{1,15})(?:\.(\d{1,15})\.(\d{1,15})\.(\d{1,15}))?", text or "", re.ASCII
+        )
         if found is None:
             return cls()
         version, changes, *line = found.groups()
@@ -110,16 +115,16 @@ async def _task_events(
     """
     position = Position.parse(last_event_id)
     task = await web.finding.stored(key)
-    if task.is_terminal and (position.version, position.changes) == (task.version, _changes(task)):
-        if not await web.backend.logs.read(key, position.line, 1):
-            return Response(status_code=204)
+    is_seen = task.is_terminal and (position.version, position.changes) == (task.version, _changes(task))
+    if is_seen and not await web.backend.logs.read(key, position.line, 1):
+        return Response(status_code=204)
     return _streaming(web.hub, _task_stream(web.hub, key, position))
 
 
 def _add(path: str, locate: Any, name: str) -> None:
-    async def events(
-        key: TaskKey = Depends(locate), last_event_id: LastEventId = None, web: Web = WEB
-    ) -> Response:
+    located = Depends(locate)
+
+    async def events(key: TaskKey = located, last_event_id: LastEventId = None, web: Web = WEB) -> Response:
         return await _task_events(key, last_event_id, web)
 
     router.add_api_route(
@@ -151,7 +156,8 @@ async def _task_stream(hub: Hub, key: TaskKey, position: Position) -> AsyncItera
         yield ": hello\n\n"
         while not beat.is_over:
             changed = watch.changed
-            async for position, event in _news(watch, position):
+            async for reached, event in _news(watch, position):
+                position = reached
                 yield event
                 beat.delay()
             task = watch.task

@@ -89,9 +89,9 @@ class FailureShown(Shown):
 class AttributesShown(Shown):
     """What came out of a task."""
 
-    result: Annotated[
-        Sequence[Sequence[Any]] | None, Field(description="A list per event of a list per handler.")
-    ] = None
+    result: Annotated[Sequence[Sequence[Any]] | None, Field(description="A list per event of a list per handler.")] = (
+        None
+    )
     result_ref: str | None = None
     error: FailureShown | None = None
     sub_task_count: int | None = None

@@ -201,9 +201,10 @@ class Hub:
 
     @contextmanager
     def _watch(self, name: object, make: Callable[[], WatchT]) -> Iterator[WatchT]:
-        watch: WatchT | None = self._watches.get(name)
-        if watch is None or watch.is_over:
-            watch = self._watches[name] = make()
+        known: WatchT | None = self._watches.get(name)
+        watch = make() if known is None or known.is_over else known
+        if watch is not known:
+            self._watches[name] = watch
             watch.pump = asyncio.create_task(watch.run())
         watch.users += 1
         self.streams += 1

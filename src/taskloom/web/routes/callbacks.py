@@ -3,9 +3,8 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from taskloom.errors import InvalidInput
-from taskloom.web.auth import Caller, Role
-from taskloom.web.deps import CALLER, WEB, GuardedRoute, Web, needs
+from taskloom.web.auth import Role
+from taskloom.web.deps import WEB, GuardedRoute, Web, needs
 from taskloom.web.documentation import answers
 from taskloom.web.models import CallbackBody
 
@@ -19,7 +18,7 @@ router = APIRouter(prefix="/callbacks", tags=["callbacks"], route_class=GuardedR
     responses=answers(404, 415),
     response_class=Response,
 )
-async def answer(token: str, body: CallbackBody, web: Web = WEB, caller: Caller = CALLER) -> Response:
+async def answer(token: str, body: CallbackBody, web: Web = WEB) -> Response:
     """Resume the task that waits for *token* with an output."""
     await web.module.step_function_service.resume_execution(token, body.output)
     return Response(status_code=204)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import ValidationError
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from taskloom.errors import InvalidInput
@@ -171,9 +171,7 @@ async def _body(request: Request, model: type[NewFanOutBody]) -> NewFanOutBody:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestValidationError(
-            [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-        ) from None
+        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from None
 
 
 def _retry(policy: RetryPolicy | None) -> Retry | None:

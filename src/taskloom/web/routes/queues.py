@@ -65,9 +65,7 @@ async def dead_letters(
     return page_answer([item(letter) for letter in shown], web.signer.cursor(more, "dead-letters", tenant))
 
 
-@router.post(
-    "/pause", status_code=204, openapi_extra=ADMIN, responses=answers(415), response_class=Response
-)
+@router.post("/pause", status_code=204, openapi_extra=ADMIN, responses=answers(415), response_class=Response)
 async def pause(body: HoldBody, web: Web = WEB, caller: Caller = CALLER) -> Response:
     """Start no more tasks of a tenant, or of a type (of all tenants: for roles that may choose a tenant)."""
     _check_scope(web, caller, body)

@@ -85,7 +85,9 @@ def _routes_of_one(prefix: str, locate: Callable[..., Any], suffix: str) -> None
             return Response(status_code=304, headers={"ETag": answer.headers["ETag"]})
         return answer
 
-    @router.get(**path("/sub-tasks"), **named("list_sub_tasks"), openapi_extra=READ, responses=answers(404, s200=TaskPage))
+    @router.get(
+        **path("/sub-tasks"), **named("list_sub_tasks"), openapi_extra=READ, responses=answers(404, s200=TaskPage)
+    )
     async def list_sub_tasks(
         key: TaskKey = located, status: OfStatus = None, limit: Limit = 100, cursor: Cursor = None, web: Web = WEB
     ) -> Response:
@@ -106,9 +108,7 @@ def _routes_of_one(prefix: str, locate: Callable[..., Any], suffix: str) -> None
         entries = to_item(task)["history"]
         end = start + limit
         more = str(end + task.history_dropped) if end < len(entries) else None
-        return page_answer(
-            entries[start:end], web.signer.cursor(more, "history", key), dropped=task.history_dropped
-        )
+        return page_answer(entries[start:end], web.signer.cursor(more, "history", key), dropped=task.history_dropped)
 
     @router.get(**path("/logs"), **named("logs"), openapi_extra=READ, responses=answers(404, s200=LogPage))
     async def logs(key: TaskKey = located, limit: Limit = 1000, cursor: Cursor = None, web: Web = WEB) -> Response:
@@ -161,7 +161,7 @@ def _routes_of_one(prefix: str, locate: Callable[..., Any], suffix: str) -> None
         caller: Caller = CALLER,
     ) -> Response:
         """Run a task again that has ended."""
-        body = RetryBody(**{}) if body is None else body
+        body = RetryBody() if body is None else body
         task = await web.module.task_service.retry_task(
             key, only_failed=body.only_failed, reason=body.reason, by=caller.user_id
         )
