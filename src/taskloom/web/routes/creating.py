@@ -95,6 +95,9 @@ async def create_step_function_task(
     name: Annotated[str | None, Query(max_length=MAX_NAME, description="Of JSON lines.")] = None,
     deadline: Annotated[float | None, Query(ge=0.001, le=MAX_SECONDS, description="Of JSON lines.")] = None,
     priority: Annotated[int, Query(ge=0, le=HIGHEST_PRIORITY, description="Of JSON lines.")] = DEFAULT_PRIORITY,
+    retry: Annotated[
+        str | None, Query(max_length=500, description="Of JSON lines: `retry` of a body, as JSON.")
+    ] = None,
     web: Web = WEB,
     caller: Caller = CALLER,
 ) -> Response:
@@ -114,6 +117,7 @@ async def create_step_function_task(
             "name": name,
             "deadline": deadline,
             "priority": priority,
+            "retry": None if retry is None else _retry(_policy(retry)),
         }
     elif media_type == "application/json":
         if request.query_params:
@@ -171,7 +175,18 @@ async def _body(request: Request, model: type[NewFanOutBody]) -> NewFanOutBody:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from None
+        raise _refused(error, "body") from None
+
+
+def _policy(text: str) -> RetryPolicy:
+    try:
+        return RetryPolicy.model_validate_json(text)
+    except ValidationError as error:
+        raise _refused(error, "query", "retry") from None
+
+
+def _refused(error: ValidationError, *where: str) -> RequestValidationError:
+    return RequestValidationError([{**item, "loc": (*where, *item["loc"])} for item in error.errors()])
 
 
 def _retry(policy: RetryPolicy | None) -> Retry | None:
