@@ -32,7 +32,7 @@ except ModuleNotFoundError as error:
 Token: TypeAlias = "str | Callable[[], str] | None"  # noqa: S105 - a type
 """A token, or a function that returns the one to be used now."""
 
-TENANT_HEADER: Final = "x-tenant-code"
+TENANT_HEADER: Final = b"x-tenant-code"
 PROBLEM: Final = "urn:taskloom:problem:"
 LONGEST_FAN_OUT: Final = 3600.0
 """Seconds that the answer to a streamed fan-out may take."""
@@ -59,21 +59,21 @@ class Connection:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
         lines: AsyncIterable[bytes] | None = None,
-        headers: Mapping[str, str | bytes] | None = None,
+        headers: Mapping[str, bytes] | None = None,
     ) -> httpx.Response:
         """The answer, below 400. *body*: JSON; *lines*: JSON lines; *tenant*: the one that it is about.
 
         Raises: what `TaskService` would; NotAuthenticated, NotPermitted, ServerUnreachable.
         """
-        sent: dict[str, str | bytes] = dict(headers or {})
+        sent = {name.encode(): value for name, value in (headers or {}).items()}
         token = self._token() if callable(self._token) else self._token
         if token is not None:
-            sent["Authorization"] = f"Bearer {token}"
+            sent[b"Authorization"] = f"Bearer {token}".encode()
         if tenant is not None:
-            sent[TENANT_HEADER] = tenant
+            sent[TENANT_HEADER] = tenant.encode()
         options: dict[str, Any] = {}
         if lines is not None:
-            sent["Content-Type"] = "application/x-ndjson"
+            sent[b"Content-Type"] = b"application/x-ndjson"
             options = {"content": lines, "timeout": httpx.Timeout(LONGEST_FAN_OUT, connect=10.0)}
         elif body is not None:
             options = {"json": body}

@@ -10,7 +10,7 @@ from taskloom.client.connection import Connection, Token, path_of
 from taskloom.client.parsing import line_of, page_of, task_of, understood
 from taskloom.client.queues import RemoteQueues
 from taskloom.clock import SystemClock
-from taskloom.errors import InvalidType, TaskloomError
+from taskloom.errors import InvalidInput, InvalidType, TaskloomError
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.creation import NewTask
 from taskloom.operations.explaining import Explanation
@@ -125,7 +125,7 @@ class TaskloomClient:
             "name": name,
             "deadline": deadline,
             "priority": priority,
-            "retry": None if retry is None else encode(options["retry"]),
+            "retry": None if retry is None else encode(options["retry"], "retry"),
         }
         refused: list[BaseException] = []
         try:
@@ -223,10 +223,12 @@ class TaskloomClient:
         until = None
         if timeout is not None:
             until = began + timedelta(seconds=number(timeout, "timeout", low=0, high=MAX_SECONDS))
-        pause, heard, task, tag = LOOK_SOONEST, began, None, None
+        pause, heard = LOOK_SOONEST, began
+        task: TaskEntity[Any] | None = None
+        tag: str | None = None
         while True:
             try:
-                headers = {} if tag is None else {"If-None-Match": tag}
+                headers = {} if tag is None else {"If-None-Match": tag.encode()}
                 answer = await self._connection.request("GET", path_of(key), tenant=key.tenant_code, headers=headers)
                 heard = self._clock.now()
                 if answer.status_code != 304:
@@ -322,8 +324,14 @@ def _options(
     return body
 
 
-def _key_header(idempotency_key: str | None) -> dict[str, str]:
-    return {} if idempotency_key is None else {"Idempotency-Key": f'"{idempotency_key}"'}
+def _key_header(key: str | None) -> dict[str, bytes]:
+    if key is None:
+        return {}
+    if not isinstance(key, str):
+        raise InvalidType("idempotency_key", f"{key!r} is no string", "give a text, or None")
+    if not key.isprintable():
+        raise InvalidInput("idempotency_key", "has characters that do not print", "give text for a header")
+    return {"Idempotency-Key": f'"{key}"'.encode()}
 
 
 async def _lines(input: Iterable[object] | AsyncIterable[object], refused: list[BaseException]) -> AsyncIterator[bytes]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request
@@ -95,9 +96,7 @@ async def create_step_function_task(
     name: Annotated[str | None, Query(max_length=MAX_NAME, description="Of JSON lines.")] = None,
     deadline: Annotated[float | None, Query(ge=0.001, le=MAX_SECONDS, description="Of JSON lines.")] = None,
     priority: Annotated[int, Query(ge=0, le=HIGHEST_PRIORITY, description="Of JSON lines.")] = DEFAULT_PRIORITY,
-    retry: Annotated[
-        str | None, Query(max_length=500, description="Of JSON lines: `retry` of a body, as JSON.")
-    ] = None,
+    retry: Annotated[str | None, Query(max_length=500, description="Of JSON lines: as in a body, as JSON.")] = None,
     web: Web = WEB,
     caller: Caller = CALLER,
 ) -> Response:
@@ -194,7 +193,10 @@ def _retry(policy: RetryPolicy | None) -> Retry | None:
 
 
 def _unquoted(key: str | None) -> str | None:
-    """The key itself; the draft of the header writes it as a quoted string."""
+    """The key itself; the draft of the header writes it as a quoted string. Bytes of UTF-8 are read as such."""
+    if key is not None and not key.isascii():
+        with suppress(ValueError):
+            key = key.encode("latin-1").decode()
     if key is not None and len(key) > 2 and key[0] == key[-1] == '"':
         return key[1:-1]
     return key
