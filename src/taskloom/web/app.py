@@ -49,7 +49,8 @@ def build_app(module: TaskModule, backend: Backend, authenticate: Authenticate |
         # The order counts: `by-code` and `events` would else be taken for keys.
         for router in (creating.router, events.router, tasks.router, queues.router, callbacks.router):
             app.include_router(router)
-    documentation.install(app, version("taskloom"))
+    asks_for_token = not isinstance(web.authenticate, NoAuthentication)
+    documentation.install(app, version("taskloom"), asks_for_token=asks_for_token)
     return app
 
 
