@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test chaos mutants check bench scale format clean help
+.PHONY: demo test chaos api mutants check bench bench-web scale format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -33,6 +33,9 @@ chaos: $(READY)  ## Kill workers, again and again, while thousands of tasks run 
 mutants: $(MUTANTS_READY)  ## Break the code in small ways, and list what no test notices; takes hours (ARGS: pure or execution)
 	@tests/mutation/run $(ARGS)
 
+api: $(READY)  ## Try the whole OpenAPI document with made-up requests; takes minutes (ARGS go to pytest)
+	@SCHEMATHESIS_ALL=1 $(BIN)/python -m pytest tests/web/test_schemathesis.py $(ARGS)
+
 check: $(READY)  ## Everything a reviewer would say by machine: format, lint, types, arrows
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
@@ -44,6 +47,9 @@ bench: $(BENCH_READY)  ## Run the benchmarks (ARGS are passed on)
 
 scale: $(READY)  ## Simulate large fan-outs on AWS: time and cost (ARGS are passed on)
 	@$(BIN)/python -m bench.scale $(ARGS)
+
+bench-web: $(READY)  ## Measure the web application: requests a second, memory with 500 streams (ARGS are passed on)
+	@$(BIN)/python -m bench.web $(ARGS)
 
 format: $(READY)  ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix-only $(CODE)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from taskloom import TaskKey, TaskModule
-from taskloom.cli.queue_views import item
 from taskloom.events.task_events import TaskQueueEvent
 from taskloom.ports import Cap, WorkerFacts
 from taskloom.record import time_text
