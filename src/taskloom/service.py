@@ -8,6 +8,7 @@ from taskloom.events.registry import Registry
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.creation import Creation, NewTask
 from taskloom.operations.explaining import Explaining, Explanation
+from taskloom.operations.fan_outs import FanOuts
 from taskloom.operations.finding import Finding
 from taskloom.operations.logs import Logs
 from taskloom.operations.queues import Queues
@@ -30,6 +31,8 @@ class TaskService:
         self._logs = Logs(backend, self._finding)
         self.queues = Queues(backend, self._finding, self._steering)
         """For operators: depths, workers, pauses, purging, dead letters."""
+        self.fan_outs = FanOuts(backend, self._finding)
+        """Fan-outs as a whole: a map of their sub-tasks, and failures by what they say."""
 
     async def create_task(
         self,
