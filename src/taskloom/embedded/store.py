@@ -25,7 +25,10 @@ _SUB_TASKS: Final = (
     f"SELECT {rows.SUB_TASK_COLUMNS} FROM sub_tasks "
     "WHERE parent = ? AND idx >= ? AND idx < ? AND tenant = ? AND type = ? ORDER BY idx"
 )
-_SUB_TASK_STATUSES: Final = "SELECT idx, status FROM sub_tasks WHERE parent = ? AND idx >= ? AND idx < ? AND tenant = ? AND type = ? ORDER BY idx"
+_SUB_TASK_STATUSES: Final = (
+    "SELECT idx, status FROM sub_tasks "
+    "WHERE parent = ? AND idx >= ? AND idx < ? AND tenant = ? AND type = ? ORDER BY idx"
+)
 _CREATE: Final = (
     f"INSERT INTO tasks ({rows.TASK_COLUMNS}) VALUES ({', '.join('?' * len(rows.TASK_COLUMNS.split(',')))})"
 )
