@@ -13,6 +13,9 @@ TaskloomError
 ├── NotRunning (RuntimeError)       asked for the context of a run outside of one
 ├── NoHandler                       nothing takes the events of a task
 ├── ClaimLost                       a write came too late: another claim holds the task
+├── NotAuthenticated                nobody knows who calls
+├── NotPermitted                    the caller is known, and may not do this; nothing was read
+├── ServerUnreachable               a remote server did not answer as one of ours (retryable)
 ├── MissingExtra (ImportError)      an optional dependency is not installed
 └── StoreError                      the storage could not do its work
     ├── StoreBusy                   ... now; trying again helps (retryable)
@@ -126,6 +129,20 @@ class NoHandler(TaskloomError):
 
 class ClaimLost(TaskloomError):
     """The task was claimed again, retried or ended since; the late write changed nothing."""
+
+
+class NotAuthenticated(TaskloomError):
+    """Nobody knows who calls: no token, or one that is not accepted."""
+
+
+class NotPermitted(TaskloomError):
+    """The caller may not do this. Says nothing about what there is."""
+
+
+class ServerUnreachable(TaskloomError):
+    """The server of a `TaskloomClient` cannot be reached, or did not answer as one of ours."""
+
+    retryable = True
 
 
 class MissingExtra(TaskloomError, ImportError):

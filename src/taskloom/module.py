@@ -7,12 +7,12 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
 from taskloom import model
 from taskloom import providers as providers_
 from taskloom.clock import SystemClock
-from taskloom.errors import InvalidType, WiringError
+from taskloom.errors import InvalidType, MissingExtra, WiringError
 from taskloom.events.factory import (
     EventFactory,
     ITaskQueueEventFactory,
@@ -31,6 +31,11 @@ from taskloom.service import TaskService
 from taskloom.settings import Settings
 from taskloom.state_service import StepFunctionService
 from taskloom.sync import SyncModule
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from taskloom.web.auth import Authenticate
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -276,6 +281,19 @@ class TaskModule:
             grace=timedelta(seconds=seconds),
             log_level=logging.getLevelNamesMapping()[self.settings.log_level],
         )
+
+    def asgi_app(self, *, authenticate: "Authenticate | None" = None) -> "ASGIApp":
+        """The web application: the REST endpoints if `enable_controller` is set, live updates, health, dashboard.
+
+        Callers are known as `Settings.auth` says, or by *authenticate*: a function, plain or async, that takes the
+        request (of Starlette) and returns a `taskloom.web.Caller`, or None for nobody known.
+        Raises: MissingExtra; InvalidInput when settings of `auth` are missing.
+        """
+        try:
+            from taskloom.web.app import build_app  # only where it is used
+        except ModuleNotFoundError as error:
+            raise MissingExtra("the web application", "web") from error
+        return build_app(self, self._backend, authenticate)
 
     @property
     def served(self) -> Served:

@@ -116,6 +116,13 @@ class TaskService:
         """The task or sub-task *key* as it stands now. Raises: TaskNotFound; InvalidInput for what is no key."""
         return await self._finding.whole(key)
 
+    async def find_task(self, tenant_code: str, code: str) -> TaskEntity[Any]:
+        """The single task or fan-out of a tenant that has this *code*, as it stands now.
+
+        Raises: TaskNotFound, InvalidInput, InvalidType.
+        """
+        return await self._finding.by_code(tenant_code, code)
+
     async def list_tasks(
         self,
         tenant_code: str,

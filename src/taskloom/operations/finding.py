@@ -19,6 +19,10 @@ LOOK_ANYWAY: Final = timedelta(seconds=1)
 """Signals may be lost: how often `wait` looks by itself."""
 
 
+ABOVE: Final = "~"
+"""Above every character of a code."""
+
+
 class Finding:
     """Reads tasks."""
 
@@ -44,6 +48,21 @@ class Finding:
         if task is None:
             raise TaskNotFound(key)
         return task
+
+    async def by_code(self, tenant_code: str, code: str) -> TaskEntity[Any]:
+        """See `TaskService.find_task`."""
+        tenant = model.tenant_code(tenant_code)
+        behind = TaskCode(f"{model.task_code(code)}{ABOVE}")  # in lists, newest first, the next one is the task itself
+        for kind in (Kind.TASK, Kind.SFN_TASK):
+            after: TaskCode | None = behind
+            while after is not None:
+                query = TaskQuery(tenant_code=tenant, kind=kind, after=after, limit=1)
+                tasks, after = await self._backend.store.list_tasks(query)
+                if tasks:
+                    if tasks[0].code == code:
+                        return await payloads.whole(self._backend, tasks[0])
+                    break
+        raise TaskNotFound(code)
 
     async def page(
         self,
