@@ -50,7 +50,7 @@ class Chart:
 def chart(counts: Mapping[datetime, tuple[int, int]], now: datetime) -> Chart:
     """The chart of *counts*: completed and failed by minute, of which those of the hour up to *now* are drawn."""
     first = _minute(now) - _MINUTE * (MINUTES - 1)
-    drawn = {minute: found for minute, found in counts.items() if first <= minute <= now and sum(found)}
+    drawn = {minute: found for minute, found in counts.items() if first <= minute <= now and found != (0, 0)}
     top = _round_up(max((sum(found) for found in drawn.values()), default=0))
     scale = (HEIGHT - BOTTOM - 6) / top
     base = HEIGHT - BOTTOM

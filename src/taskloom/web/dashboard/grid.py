@@ -86,5 +86,7 @@ def label(cell: Cell, t: Translate) -> str:
     where = f"{cell.first:,}" if cell.end - cell.first == 1 else f"{cell.first:,}–{cell.end - 1:,}"
     if len(cell.counts) == 1:
         return f"{where}: {t(f'status.{next(iter(cell.counts))}')}"
-    counts = ", ".join(f"{t(f'status.{status}')} {cell.counts[status]:,}" for status in TaskStatus if status in cell.counts)
+    counts = ", ".join(
+        f"{t(f'status.{status}')} {cell.counts[status]:,}" for status in TaskStatus if status in cell.counts
+    )
     return f"{where}: {counts}"

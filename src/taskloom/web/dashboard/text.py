@@ -272,7 +272,11 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "このフォームはダッシュボードから送信されていないか、古くなっています。"
         "戻って再読み込みし、もう一度お試しください。",
     ),
-    "error.invalid": ("{problem}", "{problem}"),
+    "error.failed": (
+        "The server failed; its log says more.",
+        "サーバーでエラーが発生しました。詳細はサーバーのログを確認してください。",
+    ),
+    "error.busy": ("The server is busy; try again.", "サーバーが混み合っています。もう一度お試しください。"),
     "error.too_large": ("Too much was sent.", "送信されたデータが大きすぎます。"),
     # durations
     "seconds": ("{count} s", "{count} 秒"),
@@ -296,7 +300,7 @@ def translator(language: str) -> Translate:
 
 def language_of(chosen: str | None, accept_language: str) -> str:
     """What was *chosen*, else what the browser likes best of what there is (`Accept-Language`)."""
-    if chosen in LANGUAGES:
+    if chosen is not None and chosen in LANGUAGES:
         return chosen
     best, best_quality = DEFAULT, 0.0
     for part in accept_language.split(","):

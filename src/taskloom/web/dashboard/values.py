@@ -27,9 +27,7 @@ class Shown:
 def shown(value: Any) -> Shown:
     """*value* as a page shows it."""
     text = json_text(value)
-    return Shown(
-        text=text[:CUT], is_folded=len(text) > FOLD, is_cut=len(text) > CUT, size=size(len(text.encode()))
-    )
+    return Shown(text=text[:CUT], is_folded=len(text) > FOLD, is_cut=len(text) > CUT, size=size(len(text.encode())))
 
 
 def json_text(value: Any) -> str:
