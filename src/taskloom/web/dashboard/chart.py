@@ -9,11 +9,11 @@ from taskloom.model import TaskEntity, TaskStatus
 from taskloom.ports import Throughput
 
 MINUTES: Final = 60
-WIDTH: Final = 720
-HEIGHT: Final = 150
-LEFT: Final = 44
+WIDTH: Final = 1080
+HEIGHT: Final = 170
+LEFT: Final = 60
 """Room for the numbers of the scale."""
-BOTTOM: Final = 18
+BOTTOM: Final = 24
 _STEP: Final = (WIDTH - LEFT) / MINUTES
 _MINUTE: Final = timedelta(minutes=1)
 
@@ -52,7 +52,7 @@ def chart(counts: Mapping[datetime, tuple[int, int]], now: datetime) -> Chart:
     first = _minute(now) - _MINUTE * (MINUTES - 1)
     drawn = {minute: found for minute, found in counts.items() if first <= minute <= now and found != (0, 0)}
     top = _round_up(max((sum(found) for found in drawn.values()), default=0))
-    scale = (HEIGHT - BOTTOM - 6) / top
+    scale = (HEIGHT - BOTTOM - 10) / top
     base = HEIGHT - BOTTOM
     bars = []
     for minute, (completed, failed) in sorted(drawn.items()):

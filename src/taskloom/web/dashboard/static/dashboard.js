@@ -60,27 +60,46 @@
   };
 
   const follow = (main) => {
-    let streams = false;
     const pulse = document.getElementById("pulse");
-    if (main.dataset.events && window.EventSource) {
-      const source = new EventSource(main.dataset.events);
-      source.onopen = () => {
-        streams = true;
-        pulse.className = "on";
-        pulse.textContent = main.dataset.live;
-      };
-      source.onerror = () => {
-        streams = false;
-        pulse.className = "";
-        pulse.textContent = "";
-      };
-      for (const name of ["message", "task", "progress", "log", "status", "end"]) source.addEventListener(name, refreshSoon);
-      window.addEventListener("pagehide", () => source.close());
-    }
+    let source = null;
+    let streams = false;
+    let ended = !main.dataset.events || !window.EventSource;
+    const tell = (is) => {
+      streams = is;
+      pulse.className = is ? "on" : "";
+      pulse.textContent = is ? main.dataset.live : "";
+    };
+    const close = () => {
+      source?.close();
+      source = null;
+      tell(false);
+    };
+    // Browsers keep few connections to a server open: a page that nobody looks at must not hold one.
+    const open = () => {
+      if (ended || source || document.hidden) return;
+      source = new EventSource(main.dataset.events);
+      source.onopen = () => tell(true);
+      source.onerror = () => tell(false);
+      for (const name of ["status", "task", "log"]) source.addEventListener(name, refreshSoon);
+      source.addEventListener("end", () => {
+        ended = true;
+        close();
+        refreshSoon();
+      });
+    };
     setInterval(() => {
       if (Date.now() - refreshedAt >= (streams ? LOOK_ANYWAY : POLL)) refreshSoon();
     }, 500);
-    document.addEventListener("visibilitychange", refreshSoon);
+    window.addEventListener("pagehide", close);
+    window.addEventListener("pageshow", open);
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) close();
+      else {
+        open();
+        refreshSoon();
+      }
+    });
+    open();
   };
 
   // --- the grid: arrow keys move between its cells, only one of which is in the order of the tab key ---
@@ -124,6 +143,14 @@
     localTimes(region);
     selectAll(region);
     restore(region);
+  });
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    const time = document.querySelector("#as-of time");
+    if (!event.detail.successful || !time) return;
+    time.dateTime = new Date().toISOString();
+    time.title = `${time.dateTime.slice(0, 19).replace("T", " ")} UTC`;
+    delete time.dataset.local;
+    localTimes(time.parentElement);
   });
   const main = document.querySelector("main");
   if (document.querySelector("[data-region]")) follow(main);
