@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from taskloom.cli import output
-from taskloom.cli.commands import completing, creating, doctor, running, seeing, steering
+from taskloom.cli.commands import completing, creating, doctor, running, seeing, serving, steering
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.errors import TaskloomError
 
@@ -72,6 +72,7 @@ def _options(
 
 app.command("demo")(running.demo)
 app.command("worker")(running.worker)
+app.command("serve")(serving.serve)
 app.command("create")(creating.create)
 app.command("watch")(seeing.watch)
 app.command("show")(seeing.show)

@@ -1,5 +1,6 @@
 """The ASGI application of a module."""
 
+import logging
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -23,6 +24,8 @@ from taskloom.web.routes import callbacks, creating, health, queues, tasks
 from taskloom.web.signing import Signer
 from taskloom.web.tokens import Tokens
 from taskloom.web.watching import Hub
+
+log = logging.getLogger(__name__)
 
 
 def build_app(module: TaskModule, backend: Backend, authenticate: Authenticate | None = None) -> FastAPI:
@@ -58,4 +61,5 @@ def _authenticator(settings: Settings, backend: Backend, authenticate: Authentic
         return TokenAuthentication(settings, Tokens(settings, backend.clock))
     if settings.auth == "gateway":
         return GatewayAuthentication(settings)
+    log.warning("authentication is off: every program on this machine may see and change every task")
     return NoAuthentication()

@@ -144,7 +144,7 @@ _add("/{pk}/{sk}/events", located_by_key, "events")
 
 
 def _streaming(hub: Hub, events: AsyncIterator[str]) -> Response:
-    if hub.streams >= MAX_STREAMS:
+    if hub.is_closed or hub.streams >= MAX_STREAMS:
         raise TooManyStreams
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter: nginx must not hold it back
     return StreamingResponse(events, media_type=MEDIA_TYPE, headers=headers)

@@ -275,6 +275,28 @@ class DeadLetterPage(Paged):
     items: Sequence[DeadLetterShown]
 
 
+class MinuteShown(Shown):
+    """What ended within one minute."""
+
+    minute: Annotated[str, Field(description="Its beginning.")]
+    kind: Literal["TASK", "SFN_TASK", "SUB_TASK"]
+    type: str
+    completed: int
+    failed: Annotated[int, Field(description="With those that were cancelled.")]
+
+
+class ThroughputShown(Paged):
+    """What ended per minute, oldest first."""
+
+    items: Sequence[MinuteShown]
+
+
+class RepairsShown(Shown):
+    """What the reconciler did when it looked last; null when it never did."""
+
+    repairs: Mapping[str, Any] | None
+
+
 class HoldBody(Given):
     """A task type or a tenant to pause or to resume; exactly one of both."""
 
@@ -340,4 +362,7 @@ class Problem(Shown):
     status: int
     detail: str
     errors: Sequence[FieldProblem] | None = None
-    task_status: Status | None = None
+    task_status: Annotated[Status | None, Field(description="Of a task that does not stand so.")] = None
+    key: Annotated[str | None, Field(description="The idempotency key.")] = None
+    first: Annotated[str | None, Field(description="The fingerprint of what it was used with first.")] = None
+    second: str | None = None

@@ -114,9 +114,11 @@ def of_error(request: Request, error: Exception) -> Response:
         log.error("a request failed", extra={**_about(request), "error": str(error)}, exc_info=error)
     detail = "the storage failed; the log says more" if status == 500 else str(error)
     fields = [_field(error.field, error.problem, error.remedy)] if isinstance(error, InvalidInput) else []
-    more: dict[str, Any] = (
-        {"taskStatus": error.status} if isinstance(error, (errors.TaskEnded, errors.TaskOpen)) else {}
-    )
+    more: dict[str, Any] = {}
+    if isinstance(error, (errors.TaskEnded, errors.TaskOpen)):
+        more = {"taskStatus": error.status}
+    elif isinstance(error, errors.IdempotencyConflict):
+        more = {"key": error.key, "first": error.first, "second": error.second}
     return problem(status, detail, kind=_kind(error), fields=fields, **more)
 
 

@@ -175,6 +175,7 @@ class Hub:
         self.finding = finding
         self.streams = 0
         """How many are open."""
+        self.is_closed = False
         self._watches: dict[Any, Any] = {}
 
     @property
@@ -195,7 +196,8 @@ class Hub:
             yield watch
 
     def close(self) -> None:
-        """End all streams, so that the server can end."""
+        """End all streams, and begin none any more, so that the server can end."""
+        self.is_closed = True
         for watch in list(self._watches.values()):
             watch.end()
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request
@@ -95,6 +96,7 @@ async def create_step_function_task(
     name: Annotated[str | None, Query(max_length=MAX_NAME, description="Of JSON lines.")] = None,
     deadline: Annotated[float | None, Query(ge=0.001, le=MAX_SECONDS, description="Of JSON lines.")] = None,
     priority: Annotated[int, Query(ge=0, le=HIGHEST_PRIORITY, description="Of JSON lines.")] = DEFAULT_PRIORITY,
+    retry: Annotated[str | None, Query(max_length=500, description="Of JSON lines: as in a body, as JSON.")] = None,
     web: Web = WEB,
     caller: Caller = CALLER,
 ) -> Response:
@@ -114,6 +116,7 @@ async def create_step_function_task(
             "name": name,
             "deadline": deadline,
             "priority": priority,
+            "retry": None if retry is None else _retry(_policy(retry)),
         }
     elif media_type == "application/json":
         if request.query_params:
@@ -171,7 +174,18 @@ async def _body(request: Request, model: type[NewFanOutBody]) -> NewFanOutBody:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from None
+        raise _refused(error, "body") from None
+
+
+def _policy(text: str) -> RetryPolicy:
+    try:
+        return RetryPolicy.model_validate_json(text)
+    except ValidationError as error:
+        raise _refused(error, "query", "retry") from None
+
+
+def _refused(error: ValidationError, *where: str) -> RequestValidationError:
+    return RequestValidationError([{**item, "loc": (*where, *item["loc"])} for item in error.errors()])
 
 
 def _retry(policy: RetryPolicy | None) -> Retry | None:
@@ -179,7 +193,10 @@ def _retry(policy: RetryPolicy | None) -> Retry | None:
 
 
 def _unquoted(key: str | None) -> str | None:
-    """The key itself; the draft of the header writes it as a quoted string."""
+    """The key itself; the draft of the header writes it as a quoted string. Bytes of UTF-8 are read as such."""
+    if key is not None and not key.isascii():
+        with suppress(ValueError):
+            key = key.encode("latin-1").decode()
     if key is not None and len(key) > 2 and key[0] == key[-1] == '"':
         return key[1:-1]
     return key

@@ -11,12 +11,22 @@ from starlette.responses import JSONResponse, Response
 from taskloom.errors import NotPermitted
 from taskloom.model import TaskKey
 from taskloom.operations.items import item
-from taskloom.operations.queues import MAX_LETTERS
+from taskloom.operations.queues import MAX_ID, MAX_LETTERS
 from taskloom.ports import Pause, PauseScope, WorkerFacts
 from taskloom.web.auth import Caller, Role
 from taskloom.web.deps import CALLER, WEB, GuardedRoute, Web, needs
 from taskloom.web.documentation import answers
-from taskloom.web.models import Counted, DeadLetterPage, HoldBody, PurgeBody, QueuesShown, RedriveBody, Resumed
+from taskloom.web.models import (
+    Counted,
+    DeadLetterPage,
+    HoldBody,
+    PurgeBody,
+    QueuesShown,
+    RedriveBody,
+    RepairsShown,
+    Resumed,
+    ThroughputShown,
+)
 from taskloom.web.rendering import page_answer
 
 router = APIRouter(prefix="/queues", tags=["queues"], route_class=GuardedRoute)
@@ -52,17 +62,38 @@ async def queues(
 
 @router.get("/dead-letters", openapi_extra=ADMIN, responses=answers(s200=DeadLetterPage), response_class=Response)
 async def dead_letters(
-    everybody: Everybody = False, limit: Limit = 100, cursor: Cursor = None, web: Web = WEB, caller: Caller = CALLER
+    everybody: Everybody = False,
+    limit: Limit = 100,
+    after: Annotated[int, Query(ge=0, le=MAX_ID, description="Go on behind this letter; instead of a cursor.")] = 0,
+    cursor: Cursor = None,
+    web: Web = WEB,
+    caller: Caller = CALLER,
 ) -> Response:
     """Tasks that could not be handed to a worker, with the reason."""
     tenant = scope_of(web, caller, everybody)
-    after = int(web.signer.position(cursor, "dead-letters", tenant) or 0)
+    after = int(web.signer.position(cursor, "dead-letters", tenant) or after)
     found = await web.module.task_service.queues.dead_letters(
         tenant_code=tenant, after=after, limit=min(limit + 1, MAX_LETTERS)
     )
     shown = found[:limit]
     more = str(shown[-1].id) if len(found) > limit or len(found) == MAX_LETTERS else None
     return page_answer([item(letter) for letter in shown], web.signer.cursor(more, "dead-letters", tenant))
+
+
+@router.get("/throughput", openapi_extra=ADMIN, responses=answers(s200=ThroughputShown), response_class=Response)
+async def throughput(
+    minutes: Annotated[int, Query(ge=1, le=24 * 60)] = 60, web: Web = WEB, caller: Caller = CALLER
+) -> Response:
+    """What ended per minute, by kind and type, over all tenants: for roles that may choose a tenant."""
+    scope_of(web, caller, True)
+    return page_answer([item(row) for row in await web.module.task_service.queues.throughput(minutes)], None)
+
+
+@router.get("/repairs", openapi_extra=ADMIN, responses=answers(s200=RepairsShown), response_class=Response)
+async def repairs(web: Web = WEB, caller: Caller = CALLER) -> Response:
+    """What the reconciler did when it looked last: for roles that may choose a tenant."""
+    scope_of(web, caller, True)
+    return JSONResponse({"repairs": await web.module.task_service.queues.repairs()})
 
 
 @router.post("/pause", status_code=204, openapi_extra=ADMIN, responses=answers(415), response_class=Response)
