@@ -27,7 +27,7 @@ COMPOSED = {
     *("overview", "tasks", "queues"),
     *("started", "finished", "next_attempt", "deadline", "lease"),
     *("status.PENDING", "grid_mixed", "days", "hours", "minutes", "seconds", "error.busy", "error.too_large"),
-    "error.not_found",
+    *("error.not_found", "error.failed", "cause.suspended"),
 }
 """Keys that the code puts together or keeps in a table."""
 

@@ -6,6 +6,9 @@ It reads and changes tasks through `TaskService` alone. Every page works without
 from typing import Final
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from taskloom.web.auth import Role
 from taskloom.web.dashboard.actions import Actions
@@ -41,6 +44,7 @@ def router(web: Web, *, takes_tokens: bool) -> APIRouter:
         (f"{PREFIX}/queues", guard(queues.show, "queues", Role.ADMIN)),
         (f"{PREFIX}/language", guard.open(signing_in.language)),
         (f"{PREFIX}/static/{{name:path}}", guard.open(asset)),
+        (f"{PREFIX}/{{rest:path}}", guard.open(_nothing)),
     ]
     done = [
         ("confirm", guard(actions.confirm, "tasks", Role.OPERATOR)),
@@ -58,3 +62,7 @@ def router(web: Web, *, takes_tokens: bool) -> APIRouter:
     for name, endpoint in done:
         made.add_route(f"{PREFIX}/{name}", endpoint, methods=["POST"], include_in_schema=False)
     return made
+
+
+async def _nothing(request: Request) -> Response:
+    raise HTTPException(404, f"there is no page {request.url.path}")

@@ -202,6 +202,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "cause.turn": ("It waits for its turn", "順番を待っています"),
     "cause.taken": ("A worker is taking it", "ワーカーが取得中です"),
     "cause.repair": ("It waits for a repair", "修復を待っています"),
+    "cause.suspended": ("It holds no worker for now", "ワーカーを使わずに待機しています"),
     # fan-out
     "grid": ("Sub-tasks {first} to {last} of {count}", "サブタスク {first}〜{last}（全 {count} 件）"),
     "grid_each": ("Each cell is one sub-task.", "1マスが1つのサブタスクです。"),
@@ -250,11 +251,15 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "You may not do this, or there is no such thing.",
         "この操作は許可されていないか、対象が存在しません。",
     ),
-    "error.not_found": ("There is no such task.", "該当するタスクはありません。"),
+    "error.not_found": ("There is no such task or page.", "該当するタスクまたはページはありません。"),
     "error.forged": (
         "This form was not sent from this dashboard, or is too old. Go back, reload the page and try again.",
         "このフォームはダッシュボードから送信されていないか、古くなっています。"
         "戻って再読み込みし、もう一度お試しください。",
+    ),
+    "error.failed": (
+        "The server failed; its log says more.",
+        "サーバーでエラーが発生しました。詳細はサーバーのログを確認してください。",
     ),
     "error.busy": ("The server is busy; try again.", "サーバーが混み合っています。もう一度お試しください。"),
     "error.too_large": ("Too much was sent.", "送信されたデータが大きすぎます。"),
