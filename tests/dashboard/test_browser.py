@@ -109,7 +109,7 @@ def test_a_task_from_its_creation_to_its_end(browser: Browser, site: Site, repor
         expect(status).to_have_text("Failed")
         expect(page.locator(".headline + .failure")).to_have_text("ValueError: page 7 cannot be read")
         assert eye.is_same_page
-        page.get_by_text("Traceback").click()
+        page.get_by_text("Traceback", exact=True).click()
         expect(page.locator("details pre")).to_contain_text("raise ValueError")
         eye.picture("task-failed")
         reports.is_broken = False

@@ -1,8 +1,7 @@
 "use strict";
 // What the pages do beyond plain HTML: local times, live regions, arrow keys in grids. Everything works without it, too.
 (() => {
-  const POLL = 2000; // milliseconds; without a stream
-  const LOOK_ANYWAY = 10000; // with one: what it does not tell of
+  const LOOK_ANYWAY = 10000; // milliseconds; with a stream, for what it does not tell of
   const APART = 500; // between two refreshes, however much happens
 
   const localTimes = (root) => {
@@ -61,6 +60,7 @@
 
   const follow = (main) => {
     const pulse = document.getElementById("pulse");
+    const poll = Number(main.dataset.poll); // milliseconds between two looks, without a stream
     let source = null;
     let streams = false;
     let ended = !main.dataset.events || !window.EventSource;
@@ -88,7 +88,7 @@
       });
     };
     setInterval(() => {
-      if (Date.now() - refreshedAt >= (streams ? LOOK_ANYWAY : POLL)) refreshSoon();
+      if (Date.now() - refreshedAt >= (streams ? LOOK_ANYWAY : poll)) refreshSoon();
     }, 500);
     window.addEventListener("pagehide", close);
     window.addEventListener("pageshow", open);
