@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from taskloom.cli import output
+from taskloom.cli import output, remote
 from taskloom.cli.commands import completing, creating, doctor, running, seeing, serving, steering
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.errors import TaskloomError
@@ -63,11 +63,14 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    url: remote.Url = None,
+    token: remote.Token = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
-    pass
+    remote.choose(context, url, token)
 
 
 app.command("demo")(running.demo)

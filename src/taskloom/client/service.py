@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, Self
 
@@ -77,11 +78,19 @@ class TaskloomClient:
     async def create_tasks(
         self, tasks: Iterable[NewTask], *, invoke_context: InvokeContext | None = None
     ) -> Sequence[TaskEntity[Any]]:
-        """Many new single tasks, in the order given, by a request each: should one be refused, others may exist."""
+        """Many new single tasks, in the order given, by a request each.
+
+        Their inputs are checked before the first one is sent; should the server refuse one, others may exist.
+        """
+        given = list(tasks)
+        for index, new in enumerate(given):
+            if not isinstance(new, NewTask):
+                raise InvalidType(f"tasks[{index}]", f"{new!r} is no NewTask", "give taskloom.NewTask(...)")
+            encode(new.input, f"tasks[{index}].input")
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def create(new: NewTask) -> TaskEntity[Any]:
-            async with slots:
+        async def create(index: int, new: NewTask) -> TaskEntity[Any]:
+            async with slots, _located(f"tasks[{index}]."):
                 return await self.create_task(
                     tenant_code=new.tenant_code,
                     task_type=new.task_type,
@@ -94,7 +103,7 @@ class TaskloomClient:
                     invoke_context=invoke_context,
                 )
 
-        made = await asyncio.gather(*map(create, tasks), return_exceptions=True)
+        made = await asyncio.gather(*map(create, range(len(given)), given), return_exceptions=True)
         for item in made:
             if isinstance(item, BaseException):
                 raise item
@@ -302,6 +311,15 @@ class TaskloomClient:
 
     async def _of_task(self, method: str, key: TaskKey, below: str, **options: Any) -> Any:
         return await self._connection.json(method, path_of(key) + below, tenant=key.tenant_code, **options)
+
+
+@asynccontextmanager
+async def _located(path: str) -> AsyncIterator[None]:
+    """Say of a value that is refused where it is."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise type(error)(f"{path}{error.field}", error.problem, error.remedy) from error
 
 
 def _options(

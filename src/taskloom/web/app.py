@@ -50,7 +50,8 @@ def build_app(module: TaskModule, backend: Backend, authenticate: Authenticate |
         for router in (creating.router, events.router, tasks.router, queues.router, callbacks.router):
             app.include_router(router)
     app.include_router(dashboard.router(web, takes_tokens=isinstance(web.authenticate, TokenAuthentication)))
-    documentation.install(app, version("taskloom"))
+    asks_for_token = not isinstance(web.authenticate, NoAuthentication)
+    documentation.install(app, version("taskloom"), asks_for_token=asks_for_token)
     return app
 
 

@@ -49,6 +49,9 @@ class Caller:
     """`viewer`, `operator`, `admin`, and whatever else `Settings.cross_tenant_roles` names."""
     is_unrestricted: bool = False
     """Whether the caller acts in every tenant at once: only where nobody is asked who they are."""
+    spans_tenants: bool = False
+    """Whether the caller may choose another tenant, and do what concerns all of them; filled in from
+    `Settings.cross_tenant_roles`."""
     source_ip: str | None = None
     """Filled in from the connection when None."""
     request_id: str | None = None
@@ -121,7 +124,7 @@ class NoAuthentication:
         if not is_loopback(request.url.hostname or ""):
             raise NotPermitted("authentication is off, so the server must be called by the name of this machine")
         check_origin(request)
-        return Caller(roles=frozenset({Role.ADMIN}), is_unrestricted=True)
+        return Caller(roles=frozenset({Role.ADMIN}), is_unrestricted=True, spans_tenants=True)
 
 
 class TokenAuthentication:

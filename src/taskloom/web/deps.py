@@ -4,9 +4,9 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
@@ -26,6 +26,17 @@ REQUEST_HEADER: Final = "x-request-id"
 ROLE: Final = "x-taskloom-role"
 """In the OpenAPI document: the role that an operation needs."""
 _REQUEST_ID: Final = re.compile(r"[\w.:/=+-]{1,128}", re.ASCII)
+
+
+_PK: Final = "(SFN_)?TASK#[A-Za-z0-9_-]{1,64}(#[A-Za-z0-9-]{1,64}#[0-9]{1,5})?"
+_SK: Final = "[A-Za-z0-9._-]{1,128}#[A-Za-z0-9-]{1,64}(#[0-9]{7})?"
+# The patterns are for readers of the document: what is wrong with a key, the key itself says better.
+PartitionKey = Annotated[str, Path(examples=["TASK#mbc"], json_schema_extra={"pattern": f"^{_PK}$"})]
+SortKey = Annotated[str, Path(examples=["cat#01JTZ3Q8XW6V5T4S3R2P1N0M9K"], json_schema_extra={"pattern": f"^{_SK}$"})]
+Code = Annotated[
+    str, Path(examples=["01JTZ3Q8XW6V5T4S3R2P1N0M9K"], json_schema_extra={"pattern": "^[A-Za-z0-9-]{1,64}$"})
+]
+Tenant = Annotated[str, Path(examples=["mbc"], json_schema_extra={"pattern": "^[A-Za-z0-9_-]{1,64}$"})]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +77,14 @@ async def identify(request: Request) -> Caller:
     caller = await web.authenticate(request)
     caller = replace(
         caller,
+        spans_tenants=caller.is_unrestricted or bool(caller.roles & web.cross_tenant_roles),
         source_ip=caller.source_ip or _source_ip(request),
         request_id=caller.request_id or request.state.request_id,
     )
     request.state.caller = caller
     wanted = request.headers.get(TENANT_HEADER)
     if wanted is not None and wanted != caller.tenant_code:
-        if not caller.is_unrestricted and not caller.roles & web.cross_tenant_roles:
+        if not caller.spans_tenants:
             raise NotPermitted("the tenant is not the one in which the caller acts")
         caller = replace(caller, tenant_code=model.tenant_code(wanted, TENANT_HEADER), is_unrestricted=False)
         request.state.caller = caller
@@ -113,14 +125,14 @@ def needs(role: Role, **more: Any) -> dict[str, Any]:
     return {ROLE: str(role), **more}
 
 
-def located_by_key(request: Request, pk: str, sk: str) -> TaskKey:
+def located_by_key(request: Request, pk: PartitionKey, sk: SortKey) -> TaskKey:
     """The key in the path, of the caller's tenant. Raises: InvalidInput, NotPermitted."""
     key = TaskKey(pk, sk)
     request.state.caller.check_tenant(key.tenant_code)
     return key
 
 
-async def located_by_code(request: Request, code: str) -> TaskKey:
+async def located_by_code(request: Request, code: Code) -> TaskKey:
     """The key of the caller's task that has this code. Raises: TaskNotFound, InvalidInput."""
     caller: Caller = request.state.caller
     task = await web_of(request).module.task_service.find_task(caller.tenant_or(None), code)

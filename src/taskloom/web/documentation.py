@@ -1,6 +1,6 @@
 """What the OpenAPI document says beyond what the routes say themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -33,18 +33,18 @@ def answers(*statuses: int, **shown: Any) -> dict[int | str, dict[str, Any]]:
 _PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
 
 
-def install(app: FastAPI, version: str) -> None:
+def install(app: FastAPI, version: str, *, asks_for_token: bool) -> None:
     """Have *app* show its document at `/openapi.json`."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, version)
+            app.openapi_schema = _document(app, version, asks_for_token)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # as FastAPI's documentation does it
 
 
-def _document(app: FastAPI, version: str) -> dict[str, Any]:
+def _document(app: FastAPI, version: str, asks_for_token: bool) -> dict[str, Any]:
     document = get_openapi(title="Taskloom", version=version, description=DESCRIPTION, routes=app.routes)
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
@@ -53,7 +53,9 @@ def _document(app: FastAPI, version: str) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
     schemas.update(problem.pop("$defs", {}))
     schemas["Problem"] = problem
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    if asks_for_token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+        document["security"] = [{"token": []}]
     components["parameters"] = {
         "Tenant": {
             "name": TENANT_HEADER,
@@ -63,17 +65,31 @@ def _document(app: FastAPI, version: str) -> dict[str, Any]:
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
         }
     }
+    links = dict(_links(document["paths"]))
     for operations in document["paths"].values():
         for operation in operations.values():
             _complete(operation)
+            if "202" in operation["responses"]:
+                operation["responses"]["202"]["links"] = links
     return document
+
+
+def _links(paths: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where one can go on with a task that was just created."""
+    for path, operations in paths.items():
+        names = [name for name in ("pk", "sk", "code") if f"{{{name}}}" in path]
+        if names:
+            for operation in operations.values():
+                parameters = {name: f"$response.body#/{name}" for name in names}
+                yield operation["operationId"], {"operationId": operation["operationId"], "parameters": parameters}
 
 
 def _complete(operation: dict[str, Any]) -> None:
     answers_: Mapping[str, Any] = operation["responses"]
     if "422" in answers_ and MEDIA_TYPE not in answers_["422"].get("content", {}):
         operation["responses"] = {status: answer for status, answer in answers_.items() if status != "422"}
-    if ROLE in operation:
-        operation["security"] = [{"token": []}]
+    if ROLE not in operation:
+        operation["security"] = []
+    else:
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/Tenant"})
         operation["description"] = f"{operation.get('description', '')}\n\nNeeds the role {operation[ROLE]}.".strip()

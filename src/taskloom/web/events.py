@@ -16,7 +16,7 @@ from taskloom.model import Kind, TaskEntity, TaskKey, TaskStatus
 from taskloom.ports import Clock, LogPosition, TaskQuery
 from taskloom.record import log_item, to_item
 from taskloom.web.auth import Caller, Role
-from taskloom.web.deps import CALLER, WEB, GuardedRoute, Web, located_by_code, located_by_key, needs
+from taskloom.web.deps import CALLER, WEB, GuardedRoute, Tenant, Web, located_by_code, located_by_key, needs
 from taskloom.web.documentation import answers
 from taskloom.web.models import Status, TopKind
 from taskloom.web.problems import TooManyStreams
@@ -39,14 +39,20 @@ router = APIRouter(prefix="/tasks", tags=["live"], route_class=GuardedRoute)
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", max_length=200, description="Go on behind this event.")
 ]
+_EVENT: Final = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("event", "id", "data")},
+    "description": "`data` is JSON.",
+}
+_EVENTS: Final = {MEDIA_TYPE: {"schema": _EVENT}}
 _STREAM: Final = answers(404)
 _STREAM[200] = {
     "description": "Events, until the task has ended.",
-    "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    "content": _EVENTS,
 }
 _STREAM[204] = {"description": "It has ended, and nothing came behind the last event: do not come again."}
 _LIST_STREAM: Final = answers()
-_LIST_STREAM[200] = {"description": "Events.", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}
+_LIST_STREAM[200] = {"description": "Events.", "content": _EVENTS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +85,7 @@ class Position:
 
 @router.get("/{tenant}/events", openapi_extra=needs(Role.VIEWER), responses=_LIST_STREAM, response_class=Response)
 async def list_events(
-    tenant: str,
+    tenant: Tenant,
     type: Annotated[TopKind, Query()] = "TASK",
     status: Annotated[Status | None, Query()] = None,
     task_type: Annotated[str | None, Query()] = None,
@@ -231,7 +237,7 @@ class _Beat:
 
     async def wait(self, changed: asyncio.Event) -> bool:
         """Whether there is news; else it is time for a heartbeat."""
-        is_news = await self._clock.wait(changed, self._next)
+        is_news = await self._clock.wait(changed, min(self._next, self._until))
         if not is_news:
             self.delay()
         return is_news

@@ -42,7 +42,7 @@ async def queues(
     everybody: Everybody = False, limit: Limit = 100, cursor: Cursor = None, web: Web = WEB, caller: Caller = CALLER
 ) -> Response:
     """Depth, in flight, oldest age and dead letters, per tenant and type; which workers live; what is paused."""
-    tenant = scope_of(web, caller, everybody)
+    tenant = scope_of(caller, everybody)
     service = web.module.task_service.queues
     figures, workers, pauses = await asyncio.gather(
         service.figures(tenant_code=tenant), service.workers(), service.pauses()
@@ -70,7 +70,7 @@ async def dead_letters(
     caller: Caller = CALLER,
 ) -> Response:
     """Tasks that could not be handed to a worker, with the reason."""
-    tenant = scope_of(web, caller, everybody)
+    tenant = scope_of(caller, everybody)
     after = int(web.signer.position(cursor, "dead-letters", tenant) or after)
     found = await web.module.task_service.queues.dead_letters(
         tenant_code=tenant, after=after, limit=min(limit + 1, MAX_LETTERS)
@@ -85,21 +85,21 @@ async def throughput(
     minutes: Annotated[int, Query(ge=1, le=24 * 60)] = 60, web: Web = WEB, caller: Caller = CALLER
 ) -> Response:
     """What ended per minute, by kind and type, over all tenants: for roles that may choose a tenant."""
-    scope_of(web, caller, True)
+    scope_of(caller, True)
     return page_answer([item(row) for row in await web.module.task_service.queues.throughput(minutes)], None)
 
 
 @router.get("/repairs", openapi_extra=ADMIN, responses=answers(s200=RepairsShown), response_class=Response)
 async def repairs(web: Web = WEB, caller: Caller = CALLER) -> Response:
     """What the reconciler did when it looked last: for roles that may choose a tenant."""
-    scope_of(web, caller, True)
+    scope_of(caller, True)
     return JSONResponse({"repairs": await web.module.task_service.queues.repairs()})
 
 
 @router.post("/pause", status_code=204, openapi_extra=ADMIN, responses=answers(415), response_class=Response)
 async def pause(body: HoldBody, web: Web = WEB, caller: Caller = CALLER) -> Response:
     """Start no more tasks of a tenant, or of a type (of all tenants: for roles that may choose a tenant)."""
-    _check_scope(web, caller, body)
+    _check_scope(caller, body)
     await web.module.task_service.queues.pause(
         task_type=body.task_type, tenant_code=body.tenant_code, reason=body.reason, by=caller.user_id
     )
@@ -109,7 +109,7 @@ async def pause(body: HoldBody, web: Web = WEB, caller: Caller = CALLER) -> Resp
 @router.post("/resume", openapi_extra=ADMIN, responses=answers(415, s200=Resumed), response_class=Response)
 async def resume(body: HoldBody, web: Web = WEB, caller: Caller = CALLER) -> Response:
     """End a pause."""
-    _check_scope(web, caller, body)
+    _check_scope(caller, body)
     was = await web.module.task_service.queues.resume(task_type=body.task_type, tenant_code=body.tenant_code)
     return JSONResponse({"wasPaused": was})
 
@@ -134,16 +134,11 @@ async def redrive(body: RedriveBody, web: Web = WEB, caller: Caller = CALLER) ->
     return JSONResponse({"count": count})
 
 
-def scope_of(web: Web, caller: Caller, everybody: bool) -> str | None:
+def scope_of(caller: Caller, everybody: bool) -> str | None:
     """The tenant whose queues the caller sees; None: all. Raises: NotPermitted."""
-    if everybody and not spans_tenants(web, caller):
+    if everybody and not caller.spans_tenants:
         raise NotPermitted("all tenants are for roles that may choose one")
     return None if everybody or caller.is_unrestricted else caller.tenant_or(None)
-
-
-def spans_tenants(web: Web, caller: Caller) -> bool:
-    """Whether the caller may do what concerns all tenants."""
-    return caller.is_unrestricted or bool(caller.roles & web.cross_tenant_roles)
 
 
 def seen_by(workers: Sequence[WorkerFacts], tenant: str | None) -> Sequence[WorkerFacts]:
@@ -161,10 +156,10 @@ def pauses_of(pauses: Sequence[Pause], tenant: str | None) -> Sequence[Pause]:
     return [pause for pause in pauses if tenant in (None, pause.name) or pause.scope is PauseScope.TASK_TYPE]
 
 
-def _check_scope(web: Web, caller: Caller, body: HoldBody) -> None:
+def _check_scope(caller: Caller, body: HoldBody) -> None:
     if body.tenant_code is not None:
         caller.check_tenant(body.tenant_code)
-    if body.task_type is not None and not spans_tenants(web, caller):
+    if body.task_type is not None and not caller.spans_tenants:
         raise NotPermitted("a type is shared by all tenants, so it is for roles that may choose one")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from taskloom.model import TaskKey
@@ -11,7 +11,7 @@ from taskloom.operations.finding import MAX_PAGE
 from taskloom.operations.items import item
 from taskloom.record import log_item, to_item
 from taskloom.web.auth import Caller, Role
-from taskloom.web.deps import CALLER, WEB, GuardedRoute, Web, located_by_code, located_by_key, needs
+from taskloom.web.deps import CALLER, WEB, GuardedRoute, Tenant, Web, located_by_code, located_by_key, needs
 from taskloom.web.documentation import answers
 from taskloom.web.models import (
     CancelBody,
@@ -31,7 +31,6 @@ router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=GuardedRoute)
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many.")]
 Cursor = Annotated[str | None, Query(max_length=2000, description="Go on where the page before ended.")]
 OfStatus = Annotated[Status | None, Query(description="Only those.")]
-Tenant = Annotated[str, Path(examples=["mbc"])]
 READ: Final = needs(Role.VIEWER)
 STEER: Final = needs(Role.OPERATOR)
 
