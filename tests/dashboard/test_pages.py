@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from taskloom import InvokeContext, Settings, StepFunctionTaskEvent, TaskKey, TaskQueueEvent, TaskStatus
 from tests.dashboard.visiting import Visitor, path_of, text_of, visiting
 from tests.surface.running import MakeModule, drained
+from tests.web.tokens import AUDIENCE, ISSUER, Issuer, unsigned, with_broken_signature
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{7*7}}"
 POLICY = (
@@ -529,5 +531,55 @@ def test_the_language_follows_the_browser_until_one_is_chosen(make_module: MakeM
             assert '<html lang="en">' in (await visitor.get("/tasks")).text
             await visitor.get("/language?to=xx&back=/dashboard/tasks", 303)
             assert '<html lang="en">' in (await visitor.get("/tasks")).text
+
+    asyncio.run(story())
+
+
+# --- signing in ------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_checked_and_kept_until_one_signs_out(
+    make_module: MakeModule, database: Path, tmp_path: Path
+) -> None:
+    issuer = Issuer()
+    settings = Settings(
+        database=database,
+        auth="jwt",
+        auth_issuer=ISSUER,
+        auth_audience=AUDIENCE,
+        auth_jwks=issuer.write(tmp_path),
+    )
+    module = make_module(settings=settings)
+
+    async def story() -> None:
+        await module.task_service.create_task(tenant_code="acme", task_type="job", name="Mine")
+        async with visiting(module) as visitor:
+            page = await visitor.get("/tasks", 401)
+            check_markup(page.text)
+            (form,) = set(re.findall(r'name="form" value="([^"]+)"', page.text))
+            back = {"form": form, "back": "/dashboard/tasks"}
+            for wrong in (
+                "",
+                "nonsense",
+                "a b; c=d",
+                unsigned(issuer.token(tenant="acme")),
+                with_broken_signature(issuer.token(tenant="acme")),
+                issuer.token(tenant="acme", expires_in=-3600),
+                issuer.token(tenant="acme", aud="others"),
+            ):
+                refused = await visitor.post("/sign-in", {**back, "token": wrong}, 401)
+                assert "not accepted" in text_of(refused.text)
+                assert "set-cookie" not in refused.headers
+            token = issuer.token(user="mari", tenant="acme", roles=("viewer",))
+            await visitor.post("/sign-in", {"token": token, "back": "/dashboard/tasks"}, 403)  # without our form
+            signed_in = await visitor.post("/sign-in", {**back, "token": token})
+            assert signed_in.headers["location"] == "/dashboard/tasks"
+            assert "HttpOnly" in signed_in.headers["set-cookie"]
+            html = text_of((await visitor.get("/tasks")).text)
+            assert "Signed in as mari" in html
+            assert "Mine" in html
+            assert "Cancel…" not in html  # for a viewer only looks
+            await visitor.post("/sign-out", back)
+            await visitor.get("/tasks", 401)
 
     asyncio.run(story())
