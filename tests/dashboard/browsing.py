@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 from taskloom import TaskModule
 
@@ -107,12 +107,17 @@ class Eye:
         self.page.set_default_timeout(PATIENCE * 1000)
         self.site = site
         self.wrong: list[str] = []
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self._note(f"console: {said.text}"))
-        self.page.on("pageerror", lambda error: self._note(f"error: {error}"))
-        self.page.on("request", lambda asked: asked.url.startswith(site.origin) or self._note(f"asked {asked.url}"))
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        self.page.on("request", self._asked)
 
-    def _note(self, what: str) -> None:
-        self.wrong.append(what)
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.wrong.append(f"console: {message.text}")
+
+    def _asked(self, request: Request) -> None:
+        if not request.url.startswith(self.site.origin):
+            self.wrong.append(f"asked {request.url}")
 
     def open(self, path: str) -> Page:
         """The page at this path of the dashboard. It is marked, so that a reload can be told."""

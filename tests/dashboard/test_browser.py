@@ -194,7 +194,7 @@ def fill(database: Path, parent: TaskEntity[Any], *, done: int, running: int) ->
             sub_task_failed_count = ({done} + 989) / 997 WHERE code = '{parent.code}';
         WITH RECURSIVE n(idx) AS (SELECT 0 UNION ALL SELECT idx + 1 FROM n WHERE idx + 1 < {done + running})
         INSERT INTO sub_tasks (parent, idx, tenant, type, status, error, created_at, updated_at, run, attempt, fence,
-            history) SELECT '{parent.code}', idx, 'acme', 'pictures',
+            history) SELECT '{parent.code}', idx, 'acme', '{parent.task_type}',
             CASE WHEN idx >= {done} THEN 'I' WHEN idx % 997 = 7 THEN 'F' ELSE 'C' END,
             CASE WHEN idx < {done} AND idx % 997 = 7 THEN '{error}' END, {at}, {at}, 1, 1, 1, '' FROM n;
         INSERT INTO chunks (parent, tenant, run, chunk, succeeded, failed)

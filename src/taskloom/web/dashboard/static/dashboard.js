@@ -47,6 +47,7 @@
   };
 
   let refreshedAt = 0;
+  let took = 0; // milliseconds for the last refresh: whoever is slow is asked less often
   let planned = 0;
   const refresh = () => {
     planned = 0;
@@ -55,7 +56,7 @@
     for (const region of document.querySelectorAll("[data-region]")) htmx.trigger(region, "refresh");
   };
   const refreshSoon = () => {
-    planned ||= setTimeout(refresh, Math.max(0, refreshedAt + APART - Date.now()));
+    planned ||= setTimeout(refresh, Math.max(0, refreshedAt + Math.max(APART, 4 * took) - Date.now()));
   };
 
   const follow = (main) => {
@@ -88,7 +89,7 @@
       });
     };
     setInterval(() => {
-      if (Date.now() - refreshedAt >= (streams ? LOOK_ANYWAY : poll)) refreshSoon();
+      if (Date.now() - refreshedAt >= Math.max(4 * took, streams ? LOOK_ANYWAY : poll)) refreshSoon();
     }, 500);
     window.addEventListener("pagehide", close);
     window.addEventListener("pageshow", open);
@@ -145,6 +146,7 @@
     restore(region);
   });
   document.body.addEventListener("htmx:afterRequest", (event) => {
+    took = Date.now() - refreshedAt;
     const time = document.querySelector("#as-of time");
     if (!event.detail.successful || !time) return;
     time.dateTime = new Date().toISOString();
