@@ -8,7 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from taskloom import InvokeContext, Settings, StepFunctionTaskEvent, TaskKey, TaskQueueEvent, TaskStatus
 from tests.dashboard.visiting import Visitor, path_of, text_of, visiting
@@ -306,6 +309,8 @@ def test_pages_and_forms_are_for_those_who_may(make_module: MakeModule, database
 def test_a_tenant_sees_nothing_of_others(make_module: MakeModule) -> None:
     """Neither in figures, nor in what workers run, nor in pauses (rule 7)."""
     module = make_module()
+    for type_ in ("acme-type", "umbrella-type"):
+        module.task(type_)(lambda event: None)
 
     async def story() -> None:
         service = module.task_service
@@ -313,10 +318,13 @@ def test_a_tenant_sees_nothing_of_others(make_module: MakeModule) -> None:
             for _ in range(3):
                 await service.create_task(tenant_code=tenant, task_type=f"{tenant}-type", name=f"{tenant}-name")
             await service.queues.pause(tenant_code=tenant, reason=f"{tenant}-reason")
-        async with visiting(module, "ann acme admin") as visitor:
+            await service.queues.pause(task_type=f"{tenant}-type")
+        async with visiting(module, "ann acme admin") as visitor, module.worker(task_types=["umbrella-type"]):
             for path in ("", "/tasks", "/queues"):
                 html = (await visitor.get(path)).text
                 assert "umbrella" not in html
+            assert re.search(r"Workers alive</span><b>1</b>", (await visitor.get("")).text)
+            assert text_of((await visitor.get("/queues")).text).count("acme-type") >= 2  # in the queue, and paused
             assert "acme-reason" in (await visitor.get("/queues")).text
             assert re.search(r"Waiting</span><b>3</b>", (await visitor.get("")).text)
             refused = text_of((await visitor.get("/tasks?tenant=umbrella", 403)).text)
@@ -514,6 +522,49 @@ def test_a_wrong_part_of_a_fan_out_is_refused(make_module: MakeModule) -> None:
             assert moved.headers["location"] == f"/dashboard{path_of(sub_task)}?tenant=acme"
             html = (await visitor.get(path_of(sub_task))).text
             assert "Pending" in text_of(html)
+
+    asyncio.run(story())
+
+
+def test_links_follow_to_where_the_application_lies(make_module: MakeModule) -> None:
+    module = make_module(enable_controller=True)
+
+    async def story() -> None:
+        task = await module.task_service.create_task(tenant_code="acme", task_type="job")
+        app = Starlette(routes=[Mount("/below", module.asgi_app())])
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1/below") as client:
+            for path in ("", "/tasks?tenant=acme", path_of(task.key), "/queues"):
+                response = await client.get(f"/dashboard{path}")
+                assert response.status_code == 200
+                cookies = response.headers.get_list("set-cookie")
+                assert all("Path=/below/dashboard" in cookie for cookie in cookies)
+                assert cookies or path
+                for tag, attributes in Markup(response.text).tags:
+                    for name in ("href", "src", "action", "hx-get", "data-events"):
+                        address = attributes.get(name)
+                        if address and tag != "meta" and address[0] not in "#?":
+                            assert address.startswith("/below/"), (tag, address)
+
+    asyncio.run(story())
+
+
+def test_a_window_keeps_its_tenant_though_another_one_changes_it(make_module: MakeModule) -> None:
+    """The tenant that was chosen last is remembered, for pages that name none."""
+    module = make_module()
+
+    async def story() -> None:
+        for tenant in ("acme", "umbrella"):
+            await module.task_service.create_task(tenant_code=tenant, task_type="job", name=f"{tenant}-name")
+        async with visiting(module) as visitor:
+            await visitor.get("/tasks?tenant=acme")
+            page = Markup((await visitor.get("/tasks")).text)
+            (url,) = [attributes["hx-get"] for _, attributes in page.tags if "hx-get" in attributes]
+            await visitor.get("/tasks?tenant=umbrella")
+            assert "umbrella-name" in (await visitor.get("/tasks")).text
+            assert url is not None
+            part = await visitor.get(url.removeprefix("/dashboard").partition("&seen")[0])
+            assert "acme-name" in part.text
 
     asyncio.run(story())
 

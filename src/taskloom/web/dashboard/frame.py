@@ -137,7 +137,10 @@ def _remembered(request: Request) -> str | None:
 
 
 def _frame(request: Request, caller: Caller, page: str, *, tenant: str | None, may_choose: bool) -> Frame:
-    query = urlencode([(name, value) for name, value in request.query_params.multi_items() if name not in _PASSING])
+    given = [(name, value) for name, value in request.query_params.multi_items() if name not in _PASSING]
+    if may_choose and tenant is not None and tenant != caller.tenant_code:
+        given.insert(0, ("tenant", tenant))  # also where a cookie said so: another window may change the cookie
+    query = urlencode(given)
     path = quote(request.scope["path"], safe="/~")
     here = (path if path.startswith(root_of(request)) else f"{root_of(request)}{path}") + (f"?{query}" if query else "")
     return Frame(
@@ -152,5 +155,5 @@ def _frame(request: Request, caller: Caller, page: str, *, tenant: str | None, m
     )
 
 
-_PASSING: Final = frozenset({"part", "seen", "done", "count", "left"})
-"""Of a page as it was asked for once; not of its address."""
+_PASSING: Final = frozenset({"part", "seen", "done", "count", "left", "tenant"})
+"""Of a page as it was asked for once, not of its address; the tenant is added again."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -10,7 +11,6 @@ from starlette.responses import Response
 from taskloom.errors import InvalidInput
 from taskloom.model import TaskEntity, TaskKey
 from taskloom.ports import WorkerFacts
-from taskloom.service import TaskService
 from taskloom.web.dashboard import chart
 from taskloom.web.dashboard.frame import Frame
 from taskloom.web.dashboard.listing import Wanted, listed
@@ -19,6 +19,7 @@ from taskloom.web.dashboard.text import Translate, translator
 from taskloom.web.deps import Web
 
 NEWEST: Final = 10
+SHOWN: Final = 10
 OWN: Final = 300
 """Newest tasks of a tenant that its chart counts."""
 
@@ -29,13 +30,13 @@ class WorkerRow:
 
     name: str
     version: str
-    started_at: object
+    started_at: datetime
     concurrency: int
     serves: str
     count: int
     """What it runs."""
     running: Sequence[TaskKey]
-    """Of that what may be seen; at most ten."""
+    """At most ten of them."""
 
 
 class Overview:
@@ -52,6 +53,7 @@ class Overview:
         figures = (
             [] if tenant is None and not frame.may_choose_tenant else await service.queues.figures(tenant_code=tenant)
         )
+        workers = await service.queues.workers()
         newest: Sequence[TaskEntity[Any]] = ()
         if frame.tenant is not None:
             limit = NEWEST if frame.may_choose_tenant else OWN
@@ -74,29 +76,28 @@ class Overview:
             in_flight=sum(row.in_flight for row in figures),
             oldest=max((row.oldest_age for row in figures), default=0.0),
             letters=sum(row.dead_letters for row in figures),
-            workers=await worker_rows(service, frame),
+            workers=worker_rows(workers, frame),
+            worker_count=len(workers),
             newest=newest[:NEWEST],
             tenants=sorted({row.tenant_code for row in figures}),
         )
 
 
-async def worker_rows(service: TaskService, frame: Frame) -> list[WorkerRow]:
-    """The workers that live, and of what they run that which *frame* may show."""
+def worker_rows(workers: Sequence[WorkerFacts], frame: Frame) -> list[WorkerRow]:
+    """The workers that live; none for those who see one tenant only, for workers serve all (rule 7)."""
     t = translator(frame.language)
-    return [_row(worker, frame, t) for worker in await service.queues.workers()]
+    return [_row(worker, t) for worker in workers] if frame.may_choose_tenant else []
 
 
-def _row(worker: WorkerFacts, frame: Frame, t: Translate) -> WorkerRow:
-    keys = [key for key in map(_key, worker.running) if key is not None]
-    shown = [key for key in keys if frame.may_choose_tenant or key.tenant_code == frame.tenant]  # rule 7
+def _row(worker: WorkerFacts, t: Translate) -> WorkerRow:
     return WorkerRow(
         name=worker.name,
         version=worker.version,
         started_at=worker.started_at,
         concurrency=worker.concurrency,
         serves=_serves(worker, t),
-        count=len(worker.running) if frame.may_choose_tenant else len(shown),
-        running=shown[:10],
+        count=len(worker.running),
+        running=[key for key in map(_key, worker.running) if key is not None][:SHOWN],
     )
 
 

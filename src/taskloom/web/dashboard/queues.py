@@ -1,13 +1,14 @@
 """The queues: depths, workers, pauses, dead letters."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from taskloom.errors import InvalidInput, NotPermitted
-from taskloom.operations.queues import MAX_ID
-from taskloom.ports import PauseScope
+from taskloom.operations.queues import MAX_ID, QueueFigures
+from taskloom.ports import Pause, PauseScope
 from taskloom.web.dashboard.frame import Frame
 from taskloom.web.dashboard.overview import worker_rows
 from taskloom.web.dashboard.pages import Pages
@@ -41,12 +42,8 @@ class QueuePage:
             ("queues", "letters"),
             figures=figures,
             is_everything=tenant is None,
-            workers=await worker_rows(self._web.module.task_service, frame),
-            pauses=[
-                pause
-                for pause in await queues.pauses()
-                if tenant is None or pause.scope is PauseScope.TASK_TYPE or pause.name == tenant  # rule 7
-            ],
+            workers=worker_rows(await queues.workers(), frame),
+            pauses=[pause for pause in await queues.pauses() if tenant is None or _concerns(pause, tenant, figures)],
             letters=shown,
             more_letters=more,
             tenants=sorted({row.tenant_code for row in figures}) if frame.may_choose_tenant else (),
@@ -60,6 +57,13 @@ def own_tenant(frame: Frame) -> str | None:
     if frame.tenant is None:
         raise NotPermitted("the caller has no tenant")
     return frame.tenant
+
+
+def _concerns(pause: Pause, tenant: str, figures: Sequence[QueueFigures]) -> bool:
+    """Whether the *pause* holds up something of *tenant*; the names of others' types are nobody's business (rule 7)."""
+    if pause.scope is PauseScope.TENANT:
+        return pause.name == tenant
+    return any(row.task_type == pause.name for row in figures)
 
 
 def _after(text: str | None) -> int:

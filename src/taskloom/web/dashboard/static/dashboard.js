@@ -145,6 +145,9 @@
     selectAll(region);
     restore(region);
   });
+  document.body.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.xhr.status === 401) location.reload(); // the token has expired: ask for another one
+  });
   document.body.addEventListener("htmx:afterRequest", (event) => {
     took = Date.now() - refreshedAt;
     const time = document.querySelector("#as-of time");
