@@ -232,6 +232,18 @@ def test_a_form_counts_only_with_the_token_of_its_browser(make_module: MakeModul
     asyncio.run(story())
 
 
+def test_a_form_of_another_site_is_refused_however_the_caller_is_known(make_module: MakeModule) -> None:
+    module = make_module()
+
+    async def story() -> None:
+        task = await module.task_service.create_task(tenant_code="acme", task_type="job")
+        async with visiting(module, "ann acme operator") as visitor:
+            await visitor.send("/cancel", {"task": task.id}, 403, origin="https://evil.example")
+            await visitor.send("/cancel", {"task": task.id})
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     "back",
     ["https://evil.example", "//evil.example", "/dashboard\\..", "/dashboardx", "/tasks", "", "/dashboard\r\nx:y"],

@@ -8,7 +8,7 @@ from taskloom import StepFunctionTaskEvent, TaskStatus
 from taskloom.errors import InvalidInput, TaskNotFound
 from taskloom.model import TaskKey
 from taskloom.operations.fan_outs import Cell
-from tests.surface.running import Entity, MakeModule, drained, fan_out, single, sub_tasks
+from tests.surface.running import Entity, MakeModule, drained, fan_out, single, sub_tasks, within_patience
 
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
 PENDING, CANCELLED = TaskStatus.PENDING, TaskStatus.CANCELLED
@@ -85,6 +85,47 @@ def test_what_nobody_has_claimed_is_pending_and_later_cancelled(make_module: Mak
         await service.cancel_task(parent.key)
         assert [cell.counts for cell in await service.fan_outs.map(parent.key, cells=2)] == [{CANCELLED: 10}] * 2
         assert (await service.fan_outs.failures(parent.key)).groups == []
+
+    asyncio.run(story())
+
+
+def test_large_cells_begin_where_chunks_do(make_module: MakeModule) -> None:
+    module = make_module()
+    module.step_function_task("job", chunk_size=10)(odd_ones_fail)
+
+    async def story() -> None:
+        parent = await fan_out(module, range(50))
+        found = list(await module.task_service.fan_outs.map(parent.key, first=13, end=47, cells=3))
+        assert [(cell.first, cell.end) for cell in found] == [(10, 30), (30, 47)]
+        assert found == await recount(module, parent, found)
+
+    asyncio.run(story())
+
+
+def test_what_a_cancelled_chunk_left_is_cancelled(make_module: MakeModule) -> None:
+    """Its row counts what ended well or badly; the rest was stopped, or never began."""
+    module = make_module()
+    running = asyncio.Event()
+
+    @module.step_function_task("job", chunk_size=10)
+    async def job(event: StepFunctionTaskEvent) -> None:
+        if event.input.input == 13:
+            running.set()
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        service = module.task_service
+        parent = await service.create_step_function_task(tenant_code="acme", task_type="job", input=range(30))
+        async with module.worker(concurrency=1) as worker:
+            working = asyncio.create_task(worker.run())
+            await within_patience(running.wait())
+            await service.cancel_task(parent.key)
+            parent = await service.wait(parent.key, timeout=30)
+            worker.stop()
+            await working
+        found = list(await service.fan_outs.map(parent.key, cells=3))
+        assert [cell.counts for cell in found] == [{COMPLETED: 10}, {COMPLETED: 3, CANCELLED: 7}, {CANCELLED: 10}]
+        assert found == await recount(module, parent, found)
 
     asyncio.run(story())
 
