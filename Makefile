@@ -5,7 +5,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test chaos check bench format clean help
+.PHONY: demo test chaos api check bench bench-web format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -28,6 +28,9 @@ test: $(READY)  ## Run the tests (ARGS go to pytest)
 chaos: $(READY)  ## Kill workers, again and again, while thousands of tasks run (ARGS are passed on)
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+api: $(READY)  ## Try the whole OpenAPI document with made-up requests; takes minutes (ARGS go to pytest)
+	@SCHEMATHESIS_ALL=1 $(BIN)/python -m pytest tests/web/test_schemathesis.py $(ARGS)
+
 check: $(READY)  ## Everything a reviewer would say by machine: format, lint, types, arrows
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
@@ -36,6 +39,9 @@ check: $(READY)  ## Everything a reviewer would say by machine: format, lint, ty
 
 bench: $(BENCH_READY)  ## Run the benchmarks (ARGS are passed on)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-web: $(READY)  ## Measure the web application: requests a second, memory with 500 streams (ARGS are passed on)
+	@$(BIN)/python -m bench.web $(ARGS)
 
 format: $(READY)  ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix-only $(CODE)

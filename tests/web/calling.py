@@ -13,9 +13,9 @@ HERE = "http://127.0.0.1"
 
 def caller(app: Any, token: str | None = None, *, base_url: str = HERE, **headers: str) -> httpx.AsyncClient:
     """A client of *app*, in this process."""
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
     if token is not None:
-        sent["authorization"] = f"Bearer {token}"
+        sent[b"authorization"] = f"Bearer {token}".encode()
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=base_url, headers=sent)
 

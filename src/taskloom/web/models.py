@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from pydantic.json_schema import SkipJsonSchema
 
 from taskloom.model import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 from taskloom.operations.checks import MAX_NAME
@@ -301,10 +300,10 @@ class RepairsShown(Shown):
 class HoldBody(Given):
     """A task type or a tenant to pause or to resume; exactly one of both."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["taskType"]}, {"required": ["tenantCode"]}]})
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["taskType"]}, {"required": ["tenantCode"]}]})
 
-    task_type: TaskTypeText | SkipJsonSchema[None] = None
-    tenant_code: TenantText | SkipJsonSchema[None] = None
+    task_type: TaskTypeText | None = None
+    tenant_code: TenantText | None = None
     reason: Annotated[str | None, Field(max_length=MAX_NAME)] = None
 
 
