@@ -56,7 +56,7 @@ format: $(READY)  ## Format the code and repair what the linter can
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## Remove the environment, the caches and what the demo left
-	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist taskloom-demo
+	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist taskloom-demo screenshots
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## This list

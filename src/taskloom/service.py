@@ -10,6 +10,7 @@ from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskE
 from taskloom.operations.callbacks import Callbacks
 from taskloom.operations.creation import Creation, NewTask
 from taskloom.operations.explaining import Explaining, Explanation
+from taskloom.operations.fan_outs import FanOuts
 from taskloom.operations.finding import Finding
 from taskloom.operations.logs import Logs
 from taskloom.operations.queues import Queues
@@ -53,6 +54,8 @@ class TaskService:
         """For operators: depths, workers, pauses, purging, dead letters."""
         self.webhooks = Webhooks(backend)
         """For operators: who is told of status changes, what could not be delivered, and delivering it again."""
+        self.fan_outs = FanOuts(backend, self._finding)
+        """Fan-outs as a whole: a map of their sub-tasks, and failures by what they say."""
 
     async def create_task(
         self,

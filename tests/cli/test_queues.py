@@ -11,6 +11,7 @@ import pytest
 
 from taskloom import TaskKey, TaskModule
 from taskloom.events.task_events import TaskQueueEvent
+from taskloom.operations.items import item
 from taskloom.ports import Cap, WorkerFacts
 from taskloom.record import time_text
 from tests.cli.program import Ended, call, run

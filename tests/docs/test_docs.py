@@ -64,6 +64,25 @@ def test_the_page_on_notifications_is_one_program_that_runs(tmp_path: Path) -> N
     assert any(line.startswith("notify_url ") for line in output)
 
 
+def test_the_program_of_the_dashboard_serves_it(tmp_path: Path) -> None:
+    (program,) = blocks(ROOT / "docs" / "dashboard.md")
+    ask = """
+import asyncio, httpx
+
+async def ask():
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        await report.create(tenant_code="acme", input={"customer": "Tama"})
+        async with module.worker() as worker:
+            await worker.drain()
+        page = await client.get("/dashboard/tasks?tenant=acme&status=COMPLETED")
+        print(page.status_code, page.text.count('class="status s-COMPLETED"'))
+
+asyncio.run(ask())
+"""
+    assert run(program + ask, tmp_path) == "200 1\n"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())

@@ -101,7 +101,7 @@ class Finding:
         wanted = None if status is None else status_of(status)
         whole_number(limit, "limit", low=1, high=MAX_PAGE)
         start = 0 if cursor is None else cursors.number(cursor, MAX_SUB_TASKS)
-        parent = await self._fan_out(key)
+        parent = await self.fan_out(key)
         count = parent.attributes.sub_task_count or 0
         indexes = range(start, min(count, start + max(limit, payloads.SUB_TASK_PAGE if wanted else 0)))
         found: list[TaskEntity[Any]] = []
@@ -151,7 +151,8 @@ class Finding:
         finally:
             end()
 
-    async def _fan_out(self, key: TaskKey) -> TaskEntity[Any]:
+    async def fan_out(self, key: TaskKey) -> TaskEntity[Any]:
+        """As `stored`; refuses what is no fan-out."""
         task = await self.stored(key)
         if task.kind is not Kind.SFN_TASK:
             raise InvalidInput("key", f"{key} is no step function task, so it has no sub-tasks", "give a fan-out's key")

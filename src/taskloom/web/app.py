@@ -9,7 +9,7 @@ from taskloom.module import TaskModule
 from taskloom.operations.finding import Finding
 from taskloom.ports import Backend
 from taskloom.settings import Settings
-from taskloom.web import documentation, events, problems
+from taskloom.web import dashboard, documentation, events, problems
 from taskloom.web.auth import (
     Authenticate,
     Authenticator,
@@ -49,6 +49,7 @@ def build_app(module: TaskModule, backend: Backend, authenticate: Authenticate |
         # The order counts: `by-code` and `events` would else be taken for keys.
         for router in (creating.router, events.router, tasks.router, queues.router, callbacks.router):
             app.include_router(router)
+    app.include_router(dashboard.router(web, takes_tokens=isinstance(web.authenticate, TokenAuthentication)))
     asks_for_token = not isinstance(web.authenticate, NoAuthentication)
     documentation.install(app, version("taskloom"), asks_for_token=asks_for_token)
     return app

@@ -109,7 +109,7 @@ def of_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TaskloomError)  # noqa: S101 - registered for these alone
     status = status_of(error)
     if status in REFUSALS:
-        _log_refusal(request, status, str(error))
+        log_refusal(request, status, str(error))
     elif status >= 500:
         log.error("a request failed", extra={**_about(request), "error": str(error)}, exc_info=error)
     detail = "the storage failed; the log says more" if status == 500 else str(error)
@@ -147,7 +147,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _of_anything)
 
 
-def _log_refusal(request: Request, status: int, reason: str) -> None:
+def log_refusal(request: Request, status: int, reason: str) -> None:
+    """Log that a request was refused, and why; the caller is not told."""
     log.warning("a request was refused", extra={**_about(request), "status": status, "reason": reason})
 
 
