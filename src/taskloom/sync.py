@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from taskloom.execution.loop_thread import LoopThread
+from taskloom.operations.fan_outs import FanOuts
 from taskloom.operations.queues import Queues
 from taskloom.operations.webhooks import Webhooks
 from taskloom.service import TaskService
@@ -91,6 +92,7 @@ class SyncTaskService(Blocking[TaskService]):
         super().__init__(service, thread)
         self.queues = SyncQueues(service.queues, thread)
         self.webhooks = SyncWebhooks(service.webhooks, thread)
+        self.fan_outs = SyncFanOuts(service.fan_outs, thread)
 
 
 class SyncQueues(Blocking[Queues]):
@@ -118,6 +120,13 @@ class SyncWebhooks(Blocking[Webhooks]):
     iter_deliveries = blocking_iterator(Webhooks.iter_deliveries)
     replay = blocking(Webhooks.replay)
     forget = blocking(Webhooks.forget)
+
+
+class SyncFanOuts(Blocking[FanOuts]):
+    """`TaskService.fan_outs`, blocking. Usable from any thread."""
+
+    map = blocking(FanOuts.map)
+    failures = blocking(FanOuts.failures)
 
 
 class SyncStepFunctionService(Blocking[StepFunctionService]):

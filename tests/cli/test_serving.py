@@ -57,6 +57,9 @@ def test_web_and_worker_in_one_process(folder: Path, capsys: pytest.CaptureFixtu
         ask("resume", "--type", "cat")
         assert ask("purge", "--tenant", "other", "--yes") == "cancelled: 0\n"
         assert ask("redrive", "--all") == "redriven: 0\n"
+        assert "nobody is told" in ask("webhooks")
+        assert "no delivery was given up" in ask("webhooks", "--failed")
+        assert ask("webhooks", "--all") == "to be delivered again: 0\n"
         assert "no dead letters" in ask("dead-letters")
         with httpx.stream("GET", f"{url}/tasks/mbc/events") as stream:  # which would never end by itself
             next(stream.iter_text())

@@ -3,6 +3,8 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,9 +12,12 @@ import pytest
 
 from taskloom import NewTask, Retry, Settings, TaskKey, TaskModule, TaskQueueEvent, TaskService, TaskStatus
 from taskloom.client import SyncTaskloomClient, TaskloomClient
-from taskloom.client.blocking import SyncRemoteQueues
+from taskloom.client.blocking import SyncRemoteFanOuts, SyncRemoteQueues, SyncRemoteWebhooks
+from taskloom.client.fan_outs import RemoteFanOuts
 from taskloom.client.queues import RemoteQueues
+from taskloom.client.webhooks import RemoteWebhooks
 from taskloom.errors import (
+    CallbackFailed,
     IdempotencyConflict,
     InvalidInput,
     InvalidType,
@@ -21,13 +26,21 @@ from taskloom.errors import (
     ServerUnreachable,
     StoreBusy,
     TaskEnded,
+    TaskExpired,
     TaskloomError,
     TaskNotFound,
     TaskOpen,
+    TaskTokenNotFound,
+    TaskTokenUsed,
 )
+from taskloom.operations.fan_outs import FanOuts
 from taskloom.operations.queues import Queues
-from taskloom.sync import SyncQueues, SyncTaskService
+from taskloom.operations.webhooks import Webhooks
+from taskloom.sync import SyncFanOuts, SyncQueues, SyncTaskService, SyncWebhooks
+from tests.cli.test_steering import bury
 from tests.conftest import MakeModule
+from tests.support.clock import FakeClock
+from tests.support.receiver import SECRET, closed_port
 from tests.surface.running import drained, within_patience
 from tests.web.calling import HERE
 from tests.web.serving import served
@@ -36,13 +49,20 @@ from tests.web.tokens import Issuer
 MISSING = TaskKey.single("mbc", "cat", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
 
 
+TOKENS: dict[str, str] = {}
+"""What tasks wait for, by their codes."""
+
+
 def methods(kind: type) -> dict[str, inspect.Signature]:
     return {
         name: inspect.signature(value) for name, value in inspect.getmembers(kind, callable) if not name.startswith("_")
     }
 
 
-@pytest.mark.parametrize(("remote", "local"), [(TaskloomClient, TaskService), (RemoteQueues, Queues)])
+@pytest.mark.parametrize(
+    ("remote", "local"),
+    [(TaskloomClient, TaskService), (RemoteQueues, Queues), (RemoteWebhooks, Webhooks), (RemoteFanOuts, FanOuts)],
+)
 def test_the_client_has_the_methods_of_the_service(remote: type, local: type) -> None:
     """With the same parameters, so that one can stand for the other."""
     found = {name: list(signature.parameters.values()) for name, signature in methods(remote).items()}
@@ -52,7 +72,15 @@ def test_the_client_has_the_methods_of_the_service(remote: type, local: type) ->
         ]
 
 
-@pytest.mark.parametrize(("remote", "local"), [(SyncTaskloomClient, SyncTaskService), (SyncRemoteQueues, SyncQueues)])
+@pytest.mark.parametrize(
+    ("remote", "local"),
+    [
+        (SyncTaskloomClient, SyncTaskService),
+        (SyncRemoteQueues, SyncQueues),
+        (SyncRemoteWebhooks, SyncWebhooks),
+        (SyncRemoteFanOuts, SyncFanOuts),
+    ],
+)
 def test_the_blocking_client_has_them_too(remote: type, local: type) -> None:
     assert set(methods(local)) <= set(methods(remote))
 
@@ -64,6 +92,15 @@ def with_cat(module: TaskModule) -> TaskModule:
         if event.task.input is None:
             raise ValueError("no name")
         return f"fed {event.task.input['name']}"
+
+    @module.task("ask")
+    async def ask(event: TaskQueueEvent) -> Any:
+        token = await event.callback("answer")
+        TOKENS[event.task.code] = token
+        try:
+            return await event.wait_for(token)
+        except CallbackFailed as error:
+            return f"failed: {error.error}"
 
     @module.step_function_task("cats")
     async def cats(event: Any) -> Any:
@@ -203,10 +240,135 @@ def test_the_queues(ask: Callable[[Ask], Any]) -> None:
         assert await client.queues.dead_letters() == []
         assert [letter async for letter in client.queues.iter_dead_letters()] == []
         assert await client.queues.redrive() == 0
+        assert await client.queues.expired() == 0
         with pytest.raises(InvalidInput, match="there is no dead letter 7"):
             await client.queues.redrive(7)
         with pytest.raises(InvalidInput):
             await client.queues.pause(task_type="cat", tenant_code="mbc")
+
+    ask(question)
+
+
+def test_callbacks_are_answered_once(ask: Callable[[Ask], Any]) -> None:
+    async def question(client: TaskloomClient, module: TaskModule) -> None:
+        async def waiting() -> tuple[TaskKey, str]:
+            task = await client.create_task(tenant_code="mbc", task_type="ask")
+            await drained(module)
+            return task.key, TOKENS[task.code]
+
+        key, token = await waiting()
+        with pytest.raises(TaskTokenNotFound):
+            await client.resume(token, 1, tenant_code="other")
+        await client.resume(token, {"approved": True}, tenant_code="mbc")
+        with pytest.raises(TaskTokenUsed):
+            await client.resume(token, 2)
+        other, token = await waiting()
+        await client.fail(token, "not today")
+        await drained(module)
+        assert (await client.get_task(key)).result == {"approved": True}
+        assert (await client.get_task(other)).result == "failed: not today"
+        for unknown in ("", "nobody/knows it"):
+            with pytest.raises(TaskTokenNotFound):
+                await client.resume(unknown)
+        with pytest.raises(InvalidInput, match="output"):
+            await client.resume(token, float("nan"))
+        with pytest.raises(InvalidType, match="task_token"):
+            await client.fail(7, "no")  # type: ignore[arg-type]
+
+    ask(question)
+
+
+def test_what_has_expired_is_said_so(make_module: MakeModule, clock: FakeClock) -> None:
+    module = with_cat(make_module(enable_controller=True, clock=clock))
+
+    async def asking() -> None:
+        async with TaskloomClient(HERE, transport=httpx.ASGITransport(module.asgi_app())) as client:
+            one = await client.create_task(tenant_code="mbc", task_type="cat", ttl=60)
+            many = await client.create_step_function_task(
+                tenant_code="mbc", task_type="cats", input=[1], ttl=timedelta(minutes=1)
+            )
+            (three,) = await client.create_tasks([NewTask(tenant_code="mbc", task_type="cat", ttl=60.5)])
+            assert [task.options.ttl for task in (one, many, three)] == [60, 60, 60.5]
+            await drained(module)
+            clock.advance(61)
+            with pytest.raises(TaskExpired) as here:
+                await module.task_service.get_task(one.key)
+            with pytest.raises(TaskExpired) as there:
+                await client.get_task(one.key)
+            assert (str(there.value), there.value.at) == (str(here.value), here.value.at)
+            assert await client.queues.expired() == await module.task_service.queues.expired() == 3
+
+    asyncio.run(asking())
+
+
+def test_addresses_to_be_told_and_what_they_did_not_get(
+    make_module: MakeModule, clock: FakeClock, database: Path
+) -> None:
+    """Nobody listens there, so what is posted comes back as given up."""
+    settings = Settings(database=database, webhook_secret=SECRET, webhook_private_addresses=True)
+    module = with_cat(make_module(enable_controller=True, settings=settings, clock=clock))
+    url = f"http://127.0.0.1:{closed_port()}/hook"
+    new: dict[str, Any] = {"tenant_code": "mbc", "notify_url": url}
+
+    async def asking() -> None:
+        webhooks = module.task_service.webhooks
+        async with TaskloomClient(HERE, transport=httpx.ASGITransport(module.asgi_app())) as client:
+            one = await client.create_task(task_type="cat", **new)
+            many = await client.create_step_function_task(task_type="cats", input=[1], **new)
+            assert [task.options.notify_url for task in (one, many)] == [url, url]
+            with pytest.raises(InvalidInput, match="notify_url"):
+                await client.create_task(tenant_code="mbc", task_type="cat", notify_url="ftp://x")
+            assert await client.webhooks.listeners() == await webhooks.listeners() != []
+            waiting = await webhooks.deliveries(failed=False)
+            assert [notice.status for notice in waiting] == ["PENDING", "PENDING"]
+            assert await client.webhooks.deliveries(failed=False) == waiting
+            assert [notice async for notice in client.webhooks.iter_deliveries(failed=False)] == waiting
+            assert await client.webhooks.deliveries(listener="notify_url", failed=False, limit=1) == waiting[:1]
+            assert await client.webhooks.deliveries() == []
+            assert await client.webhooks.replay() == 0
+            with pytest.raises(InvalidInput, match="no delivery 7"):
+                await client.webhooks.replay(7)
+            assert await client.webhooks.forget("notify_url") is True
+            assert await client.webhooks.forget("notify_url") is False
+
+    asyncio.run(asking())
+
+
+def test_fan_outs_as_a_whole(ask: Callable[[Ask], Any]) -> None:
+    async def question(client: TaskloomClient, module: TaskModule) -> None:
+        @module.step_function_task("odd", chunk_size=2)
+        async def odd(event: Any) -> None:
+            if event.input.input % 2:
+                raise ValueError(f"{event.input.input} is odd")
+
+        many = await client.create_step_function_task(tenant_code="mbc", task_type="odd", input=range(20))
+        await drained(module)
+        service = module.task_service.fan_outs
+        for options in ({}, {"cells": 3}, {"first": 4, "end": 9}):
+            assert await client.fan_outs.map(many.key, **options) == await service.map(many.key, **options)
+        found = await client.fan_outs.failures(many.key)
+        assert found == await service.failures(many.key)
+        assert [(group.count, group.examples) for group in found.groups] == [(10, (1, 3, 5, 7, 9))]
+        one = await client.create_task(tenant_code="mbc", task_type="cat")
+        with pytest.raises(InvalidInput, match="no step function task"):
+            await client.fan_outs.map(one.key)
+
+    ask(question)
+
+
+@pytest.mark.parametrize("options", [{}, {"per_second": 1000.0}, {"progress": True}])
+def test_dead_letters_are_redriven(ask: Callable[[Ask], Any], database: Path, options: dict[str, Any]) -> None:
+    async def question(client: TaskloomClient, module: TaskModule) -> None:
+        keys = [(await client.create_task(tenant_code="mbc", task_type="cat")).key for _ in range(3)]
+        await drained(module)
+        bury(database, *keys)
+        assert {letter.key for letter in await client.queues.dead_letters()} == set(keys)
+        told: list[int] = []
+        given = {"progress": told.append} if "progress" in options else options
+        assert await client.queues.redrive(**given) == 3
+        assert told == ([1, 2, 3] if "progress" in options else [])
+        assert await client.queues.dead_letters() == []
+        assert {(await client.get_task(key)).run for key in keys} == {2}
 
     ask(question)
 

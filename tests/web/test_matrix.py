@@ -5,11 +5,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
-from taskloom import Settings, TaskKey, TaskModule
+from taskloom import Settings, TaskKey, TaskModule, TaskQueueEvent
 from tests.web.calling import caller, streaming
 from tests.web.tokens import (
     AUDIENCE,
@@ -65,6 +66,8 @@ ROUTES = [
     Route(method="GET", path="/tasks/{tenant}/events", role="viewer", ok=200, foreign=403, stream=True),
     *_of_one("", method="GET", role="viewer", ok=200),
     *_of_one("/sub-tasks", method="GET", role="viewer", ok=200, task="fan-out"),
+    *_of_one("/map", method="GET", role="viewer", ok=200, task="fan-out"),
+    *_of_one("/failures", method="GET", role="viewer", ok=200, task="fan-out"),
     *_of_one("/history", method="GET", role="viewer", ok=200),
     *_of_one("/logs", method="GET", role="viewer", ok=200),
     *_of_one("/explain", method="GET", role="viewer", ok=200),
@@ -76,11 +79,23 @@ ROUTES = [
     # Over all tenants: for roles that may choose one alone.
     Route(method="GET", path="/queues/throughput", role="cross-tenant admin", ok=200, foreign=403),
     Route(method="GET", path="/queues/repairs", role="cross-tenant admin", ok=200, foreign=403),
+    Route(method="GET", path="/queues/expired", role="cross-tenant admin", ok=200, foreign=403),
+    Route(method="GET", path="/webhooks", role="cross-tenant admin", ok=200, foreign=403),
+    Route(method="GET", path="/webhooks/deliveries", role="cross-tenant admin", ok=200, foreign=403),
+    Route(method="POST", path="/webhooks/replay", role="cross-tenant admin", ok=200, foreign=403, body={}),
+    Route(
+        method="POST",
+        path="/webhooks/forget",
+        role="cross-tenant admin",
+        ok=200,
+        foreign=403,
+        body={"listener": "notify_url"},
+    ),
     Route(method="POST", path="/queues/pause", role="admin", ok=204, foreign=403, body={"tenantCode": "mbc"}),
     Route(method="POST", path="/queues/resume", role="admin", ok=200, foreign=403, body={"tenantCode": "mbc"}),
     Route(method="POST", path="/queues/purge", role="admin", ok=200, foreign=403, body={"tenantCode": "mbc"}),
     Route(method="POST", path="/queues/redrive", role="admin", ok=200, foreign=403, body={"tenantCode": "mbc"}),
-    Route(method="POST", path="/callbacks/{token}", role="operator", ok=404, foreign=404, body={"output": SECRET}),
+    Route(method="POST", path="/callbacks/{token}", role="operator", ok=204, foreign=404, body={"output": SECRET}),
 ]
 OPEN_TO_ALL = {("GET", "/healthz"), ("GET", "/readyz")}
 LEVELS = ["viewer", "operator", "admin", "cross-tenant admin"]
@@ -160,12 +175,20 @@ class World:
         )
         self.module = TaskModule.register(settings=settings, enable_controller=True)
         self.app: Any = self.module.asgi_app()
+        self._tokens: dict[str, str] = {}
+
+        @self.module.task("ask")
+        async def ask(event: TaskQueueEvent) -> None:
+            token = await event.callback("answer")
+            self._tokens[event.task.code] = token
+            await event.wait_for(token)
 
     async def address(self, route: Route) -> str:
         """The address of *route*, with a new task where it names one."""
         service = self.module.task_service
         if "{pk}" not in route.path and "{code}" not in route.path:
-            return route.path.replace("{tenant}", "mbc").replace("{token}", "0" * 32)
+            token = quote(await self._token(), safe="") if "{token}" in route.path else ""
+            return route.path.replace("{tenant}", "mbc").replace("{token}", token)
         options: Any = {"tenant_code": "mbc", "task_type": "job", "name": SECRET}
         if route.task == "fan-out":
             task = await service.create_step_function_task(**options, input=[SECRET])
@@ -174,6 +197,14 @@ class World:
         if route.task == "ended":
             await service.cancel_task(task.key, reason=SECRET)
         return path_of(route.path, task.key)
+
+    async def _token(self) -> str:
+        """What a new task of mbc waits for."""
+        task = await self.module.task_service.create_task(tenant_code="mbc", task_type="ask", name=SECRET)
+        await self.module.task_service.queues.resume(tenant_code="mbc")  # another cell may have paused it
+        async with self.module.worker(task_types=["ask"]) as worker:
+            await worker.drain()
+        return self._tokens[task.code]
 
 
 def path_of(template: str, key: TaskKey) -> str:

@@ -302,6 +302,8 @@ def test_what_nobody_waits_for_is_not_there(ask: Callable[[Ask], Any]) -> None:
         assert (await client.get("/tasks/TASK%23mbc/cat")).status_code == 400
         assert (await client.get("/tasks/nonsense/cat%231")).status_code == 400
         assert (await client.post("/callbacks/unknown", json={"output": 1})).status_code == 404
+        for body in ({}, {"output": 1, "error": "no"}, {"error": None}, {"error": ""}, {"answer": 1}):
+            assert (await client.post("/callbacks/unknown", json=body)).status_code == 400
         assert (await client.get("/nowhere")).status_code == 404
         assert (await client.delete("/tasks/mbc")).status_code == 405
         unknown = await client.get("/tasks/mbc?colour=red")

@@ -3,8 +3,10 @@
 from typing import Any, Self
 
 from taskloom.client.connection import Token
+from taskloom.client.fan_outs import RemoteFanOuts
 from taskloom.client.queues import RemoteQueues
 from taskloom.client.service import TaskloomClient
+from taskloom.client.webhooks import RemoteWebhooks
 from taskloom.execution.loop_thread import LoopThread
 from taskloom.sync import Blocking, blocking, blocking_iterator
 
@@ -27,11 +29,15 @@ class SyncTaskloomClient(Blocking[TaskloomClient]):
     cancel_task = blocking(TaskloomClient.cancel_task)
     retry_task = blocking(TaskloomClient.retry_task)
     explain = blocking(TaskloomClient.explain)
+    resume = blocking(TaskloomClient.resume)
+    fail = blocking(TaskloomClient.fail)
 
     def __init__(self, base_url: str, token: Token = None, *, timeout: float = 30.0, transport: Any = None) -> None:
         client = TaskloomClient(base_url, token, timeout=timeout, transport=transport)
         super().__init__(client, LoopThread("taskloom-client"))
         self.queues = SyncRemoteQueues(client.queues, self._thread)
+        self.webhooks = SyncRemoteWebhooks(client.webhooks, self._thread)
+        self.fan_outs = SyncRemoteFanOuts(client.fan_outs, self._thread)
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +60,26 @@ class SyncRemoteQueues(Blocking[RemoteQueues]):
     pause = blocking(RemoteQueues.pause)
     resume = blocking(RemoteQueues.resume)
     pauses = blocking(RemoteQueues.pauses)
+    expired = blocking(RemoteQueues.expired)
     repairs = blocking(RemoteQueues.repairs)
     purge = blocking(RemoteQueues.purge)
     dead_letters = blocking(RemoteQueues.dead_letters)
     iter_dead_letters = blocking_iterator(RemoteQueues.iter_dead_letters)
     redrive = blocking(RemoteQueues.redrive)
+
+
+class SyncRemoteWebhooks(Blocking[RemoteWebhooks]):
+    """`RemoteWebhooks`, blocking."""
+
+    listeners = blocking(RemoteWebhooks.listeners)
+    deliveries = blocking(RemoteWebhooks.deliveries)
+    iter_deliveries = blocking_iterator(RemoteWebhooks.iter_deliveries)
+    replay = blocking(RemoteWebhooks.replay)
+    forget = blocking(RemoteWebhooks.forget)
+
+
+class SyncRemoteFanOuts(Blocking[RemoteFanOuts]):
+    """`RemoteFanOuts`, blocking."""
+
+    map = blocking(RemoteFanOuts.map)
+    failures = blocking(RemoteFanOuts.failures)

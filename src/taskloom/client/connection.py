@@ -17,10 +17,12 @@ from taskloom.errors import (
     StoreError,
     StoreFull,
     TaskEnded,
+    TaskExpired,
     TaskloomError,
     TaskNotFound,
     TaskOpen,
     TaskTokenNotFound,
+    TaskTokenUsed,
 )
 from taskloom.model import TaskKey
 
@@ -132,14 +134,14 @@ def error_of(status: int, problem: Mapping[str, Any], detail: str) -> TaskloomEr
     match kind:
         case "task-not-found":
             return TaskNotFound(detail.removeprefix("there is no task "))
+        case "task-expired":
+            return TaskExpired(detail.partition(" expired at ")[0], str(problem.get("expiredAt", "")))
         case "task-ended":
             return TaskEnded(detail.partition(" has ended")[0], problem.get("taskStatus", ""))
         case "task-open":
             return TaskOpen(detail.partition(" has not ended")[0], problem.get("taskStatus", ""))
         case "idempotency-conflict":
             return IdempotencyConflict(*(str(problem.get(name, "")) for name in ("key", "first", "second")))
-        case "task-token-not-found":
-            return TaskTokenNotFound(detail)
     if kind in _PLAIN:
         return _PLAIN[kind](detail)
     if status == 413:
@@ -148,6 +150,8 @@ def error_of(status: int, problem: Mapping[str, Any], detail: str) -> TaskloomEr
 
 
 _PLAIN: Final[Mapping[str, type[TaskloomError]]] = {
+    "task-token-not-found": TaskTokenNotFound,
+    "task-token-used": TaskTokenUsed,
     "not-authenticated": NotAuthenticated,
     "not-permitted": NotPermitted,
     "store-busy": StoreBusy,

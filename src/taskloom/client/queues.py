@@ -1,12 +1,19 @@
 """The queues of a server, with the methods of `TaskService.queues`."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from taskloom.client.connection import Connection
 from taskloom.client.parsing import understood
+from taskloom.clock import SystemClock
+from taskloom.errors import InvalidInput
+from taskloom.model import TaskKey
 from taskloom.operations.items import of_item
 from taskloom.operations.queues import QueueFigures
+from taskloom.policy import number
 from taskloom.ports import DeadLetter, Pause, Throughput, WorkerFacts
 from taskloom.values import Json
 
@@ -49,6 +56,10 @@ class RemoteQueues:
         body = await self._connection.json("GET", "/queues/throughput", query={"minutes": minutes})
         with understood():
             return [of_item(Throughput, item) for item in body["items"]]
+
+    async def expired(self) -> int:
+        """See `Queues.expired`; for roles that may choose a tenant."""
+        return int((await self._connection.json("GET", "/queues/expired"))["count"])
 
     async def repairs(self) -> Mapping[str, Json] | None:
         """See `Queues.repairs`; for roles that may choose a tenant."""
@@ -112,9 +123,27 @@ class RemoteQueues:
         tenant_code: str | None = None,
         per_second: float | None = None,
         by: str | None = None,  # noqa: ARG002
+        progress: Callable[[int], None] | None = None,
     ) -> int:
-        """See `Queues.redrive`."""
-        body = _given(id=id, tenantCode=tenant_code, perSecond=per_second)
+        """See `Queues.redrive`. With *per_second* or *progress* by a request for each letter, so that none lasts."""
+        if id is not None or (per_second is None and progress is None):
+            return await self._redrive(id, tenant_code)
+        pause = None if per_second is None else 1 / number(per_second, "per_second", low=0.001, high=1e6)
+        redriven, done, clock = 0, set[TaskKey](), SystemClock()
+        async for letter in self.iter_dead_letters(tenant_code=tenant_code):
+            if letter.key in done:  # it has died again
+                continue
+            done.add(letter.key)
+            if redriven and pause is not None:
+                await clock.wait(asyncio.Event(), clock.now() + timedelta(seconds=pause))
+            with suppress(InvalidInput):  # somebody else was faster
+                redriven += await self._redrive(letter.id, tenant_code)
+            if progress is not None:
+                progress(redriven)
+        return redriven
+
+    async def _redrive(self, id: int | None, tenant_code: str | None) -> int:
+        body = _given(id=id, tenantCode=tenant_code)
         answer = await self._connection.json("POST", "/queues/redrive", tenant=tenant_code, body=body)
         return int(answer["count"])
 

@@ -5,18 +5,21 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Seq
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 from taskloom import payloads
 from taskloom.client.connection import Connection, Token, path_of
+from taskloom.client.fan_outs import RemoteFanOuts
 from taskloom.client.parsing import line_of, page_of, task_of, understood
 from taskloom.client.queues import RemoteQueues
+from taskloom.client.webhooks import RemoteWebhooks
 from taskloom.clock import SystemClock
-from taskloom.errors import InvalidInput, InvalidType, TaskloomError
+from taskloom.errors import InvalidInput, InvalidType, TaskloomError, TaskTokenNotFound
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.creation import NewTask
 from taskloom.operations.explaining import Explanation
 from taskloom.operations.items import of_item
-from taskloom.policy import MAX_SECONDS, Retry, number, retry_numbers
+from taskloom.policy import MAX_SECONDS, Retry, number, retention, retry_numbers
 from taskloom.service import Order, TopKind
 from taskloom.values import encode
 
@@ -45,6 +48,10 @@ class TaskloomClient:
         self._clock = SystemClock()
         self.queues = RemoteQueues(self._connection)
         """For operators: depths, workers, pauses, purging, dead letters."""
+        self.webhooks = RemoteWebhooks(self._connection)
+        """For operators: who is told of status changes, what could not be delivered, and delivering it again."""
+        self.fan_outs = RemoteFanOuts(self._connection)
+        """Fan-outs as a whole: a map of their sub-tasks, and failures by what they say."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,13 +72,15 @@ class TaskloomClient:
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
+        notify_url: str | None = None,
         invoke_context: InvokeContext | None = None,  # noqa: ARG002 - the server knows
     ) -> TaskEntity[Any]:
         """See `TaskService.create_task`."""
         encode(input, "input")  # says what is wrong with it
-        body = _options(tenant_code, task_type, name, retry, deadline, priority) | {"input": input}
+        body = _options(tenant_code, task_type, name, retry, deadline, ttl, priority, notify_url) | {"input": input}
         headers = _key_header(idempotency_key)
         return task_of(await self._connection.json("POST", "/tasks", tenant=tenant_code, body=body, headers=headers))
 
@@ -98,8 +107,10 @@ class TaskloomClient:
                     name=new.name,
                     retry=new.retry,
                     deadline=new.deadline,
+                    ttl=new.ttl,
                     idempotency_key=new.idempotency_key,
                     priority=new.priority,
+                    notify_url=new.notify_url,
                     invoke_context=invoke_context,
                 )
 
@@ -118,8 +129,10 @@ class TaskloomClient:
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
+        notify_url: str | None = None,
         invoke_context: InvokeContext | None = None,  # noqa: ARG002 - the server knows
     ) -> TaskEntity[Any]:
         """See `TaskService.create_step_function_task`. *input* is sent while it is read, and never held in memory."""
@@ -127,13 +140,15 @@ class TaskloomClient:
             input, (Iterable, AsyncIterable)
         ):
             raise InvalidType("input", f"{type(input).__name__} is no list of inputs", "give an iterable")
-        options = _options(tenant_code, task_type, name, retry, deadline, priority)
+        options = _options(tenant_code, task_type, name, retry, deadline, ttl, priority, notify_url)
         query = {
             "tenant_code": tenant_code,
             "task_type": task_type,
             "name": name,
             "deadline": deadline,
+            "ttl": options.get("ttl"),
             "priority": priority,
+            "notify_url": notify_url,
             "retry": None if retry is None else encode(options["retry"], "retry"),
         }
         refused: list[BaseException] = []
@@ -309,6 +324,22 @@ class TaskloomClient:
         body = {"onlyFailed": only_failed, "reason": reason}
         return task_of(await self._of_task("POST", key, "/retry", body=body))
 
+    async def resume(self, task_token: str, output: object = None, *, tenant_code: str | None = None) -> None:
+        """See `TaskService.resume`. Without *tenant_code* only tokens of the caller's tenant are known."""
+        encode(output, "output")  # says what is wrong with it
+        await self._answer(task_token, tenant_code, {"output": output})
+
+    async def fail(self, task_token: str, error: str, *, tenant_code: str | None = None) -> None:
+        """See `TaskService.fail`."""
+        await self._answer(task_token, tenant_code, {"error": error})
+
+    async def _answer(self, token: str, tenant: str | None, body: Mapping[str, object]) -> None:
+        if not isinstance(token, str):
+            raise InvalidType("task_token", f"{token!r} is no string", "give what event.callback returned")
+        if not token:
+            raise TaskTokenNotFound("nobody waits for this task token (any more)")
+        await self._connection.request("POST", f"/callbacks/{quote(token, safe='')}", tenant=tenant, body=body)
+
     async def _of_task(self, method: str, key: TaskKey, below: str, **options: Any) -> Any:
         return await self._connection.json(method, path_of(key) + below, tenant=key.tenant_code, **options)
 
@@ -323,13 +354,24 @@ async def _located(path: str) -> AsyncIterator[None]:
 
 
 def _options(
-    tenant: str, task_type: str, name: str | None, retry: Retry | None, deadline: float | None, priority: int
+    tenant: str,
+    task_type: str,
+    name: str | None,
+    retry: Retry | None,
+    deadline: float | None,
+    ttl: float | timedelta | None,
+    priority: int,
+    notify_url: str | None,
 ) -> dict[str, Any]:
     body: dict[str, Any] = {"tenantCode": tenant, "taskType": task_type, "priority": priority}
     if name is not None:
         body["name"] = name
     if deadline is not None:
         body["deadline"] = deadline
+    if ttl is not None:
+        body["ttl"] = retention(ttl, "ttl")
+    if notify_url is not None:
+        body["notifyUrl"] = notify_url
     if retry is not None:
         numbers = retry_numbers(retry, "retry")
         body["retry"] = {

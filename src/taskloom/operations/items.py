@@ -1,4 +1,4 @@
-"""Figures, workers, pauses, dead letters and explanations as JSON, and back: camelCase, as tasks are stored."""
+"""Figures, workers, pauses, letters, deliveries and explanations as JSON, and back: camelCase, as tasks are stored."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,15 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar, get_type_hints
 
-from taskloom.model import TaskKey
+from taskloom.model import TaskAttributes, TaskKey
 from taskloom.operations.explaining import Explanation
 from taskloom.operations.queues import QueueFigures
-from taskloom.ports import Cap, DeadLetter, ListenerFigures, Pause, Throughput, WorkerFacts
-from taskloom.record import parse_time, time_text
+from taskloom.ports import Cap, DeadLetter, ListenerFigures, Notice, Pause, Throughput, WorkerFacts
+from taskloom.record import attributes_item, attributes_of, parse_time, time_text
 
-Value: TypeAlias = QueueFigures | WorkerFacts | Pause | DeadLetter | Explanation | Throughput | Cap | ListenerFigures
+Value: TypeAlias = (
+    QueueFigures | WorkerFacts | Pause | DeadLetter | Explanation | Throughput | Cap | ListenerFigures | Notice
+)
 ValueT = TypeVar("ValueT", bound=Value)
 
 _NAMES: Final = {"task_type": "type", "key": "task"}
@@ -35,6 +37,8 @@ def _value(kind: Any, value: Any) -> Any:
         return TaskKey.parse(value)
     if value is not None and kind in (datetime, datetime | None):
         return parse_time(value)
+    if kind is TaskAttributes:
+        return attributes_of(value)
     if kind == Mapping[str, Cap]:
         return {task_type: of_item(Cap, part) for task_type, part in value.items()}
     if isinstance(value, Mapping):
@@ -57,6 +61,8 @@ def _entry(name: str, part: Any) -> tuple[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return time_text(value)
+    if isinstance(value, TaskAttributes):
+        return attributes_item(value)
     if isinstance(value, Mapping):
         return dict(_entry(name, part) for name, part in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):

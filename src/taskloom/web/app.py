@@ -20,7 +20,7 @@ from taskloom.web.auth import (
 )
 from taskloom.web.deps import Web
 from taskloom.web.limits import BodyLimit
-from taskloom.web.routes import callbacks, creating, health, queues, tasks
+from taskloom.web.routes import callbacks, creating, health, queues, tasks, webhooks
 from taskloom.web.signing import Signer
 from taskloom.web.tokens import Tokens
 from taskloom.web.watching import Hub
@@ -47,8 +47,8 @@ def build_app(module: TaskModule, backend: Backend, authenticate: Authenticate |
     app.include_router(health.router)
     if module.enable_controller:
         # The order counts: `by-code` and `events` would else be taken for keys.
-        for router in (creating.router, events.router, tasks.router, queues.router, callbacks.router):
-            app.include_router(router)
+        for part in (creating, events, tasks, queues, webhooks, callbacks):
+            app.include_router(part.router)
     app.include_router(dashboard.router(web, takes_tokens=isinstance(web.authenticate, TokenAuthentication)))
     asks_for_token = not isinstance(web.authenticate, NoAuthentication)
     documentation.install(app, version("taskloom"), asks_for_token=asks_for_token)

@@ -7,8 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from taskloom.model import DEFAULT_PRIORITY, HIGHEST_PRIORITY
+from taskloom.operations.callbacks import MAX_ERROR
 from taskloom.operations.checks import MAX_NAME
-from taskloom.policy import MAX_SECONDS
+from taskloom.operations.webhooks import MAX_ID
+from taskloom.policy import MAX_SECONDS, MAX_TTL
+from taskloom.webhooks import MAX_NAME as LONGEST_LISTENER
+from taskloom.webhooks import MAX_URL
 
 Status = Literal["PENDING", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED"]
 TopKind = Literal["TASK", "SFN_TASK"]
@@ -54,7 +58,19 @@ class NewTaskBody(Given):
     deadline: Annotated[
         float | None, Field(ge=0.001, le=MAX_SECONDS, description="Seconds from now in which it must end.")
     ] = None
+    ttl: Annotated[
+        float | None,
+        Field(ge=1, le=MAX_TTL, description="Seconds from its end for which it is kept. Default: as its type says."),
+    ] = None
     priority: Annotated[int, Field(ge=0, le=HIGHEST_PRIORITY, description="Higher ones go first.")] = DEFAULT_PRIORITY
+    notify_url: Annotated[
+        str | None,
+        Field(
+            max_length=MAX_URL,
+            description="An http or https address to which each change of its status is posted, signed.",
+            json_schema_extra={"format": "uri"},
+        ),
+    ] = None
 
 
 class NewFanOutBody(NewTaskBody):
@@ -149,6 +165,7 @@ class TaskShown(Shown):
     started_at: str | None = None
     finished_at: str | None = None
     deadline_at: str | None = None
+    ttl: Annotated[int | None, Field(description="When it counts as absent, in seconds since 1970.")] = None
     next_attempt_at: str | None = None
     run: int
     attempt: int
@@ -226,6 +243,13 @@ class QueueShown(Shown):
     is_paused: bool
 
 
+class CapShown(Shown):
+    """How many tasks of a type may run at the same time, over all workers; null: no limit."""
+
+    total: int | None
+    per_tenant: int | None
+
+
 class WorkerShown(Shown):
     """A worker that is alive."""
 
@@ -239,6 +263,7 @@ class WorkerShown(Shown):
     tasks: Sequence[str] | None
     fan_outs: Sequence[str] | None
     running: Annotated[Sequence[str], Field(description="Ids of what it runs, as far as the caller may see them.")]
+    caps: Annotated[Mapping[str, CapShown], Field(description="By task type: how many may run at the same time.")]
 
 
 class PauseShown(Shown):
@@ -291,6 +316,12 @@ class ThroughputShown(Paged):
     items: Sequence[MinuteShown]
 
 
+class ExpiredShown(Shown):
+    """How many tasks have expired, and wait to be removed; 100,000 stands for that many or more."""
+
+    count: int
+
+
 class RepairsShown(Shown):
     """What the reconciler did when it looked last; null when it never did."""
 
@@ -336,10 +367,109 @@ class Resumed(Shown):
 
 
 class CallbackBody(Given):
-    """The answer to a waiting task: an output, or the error with which its waiting fails."""
+    """The answer to a waiting task: an output, or the error with which its waiting fails; exactly one of both."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["output"]}, {"required": ["error"]}]})
 
     output: Annotated[Any, Field(description="Any JSON value.", examples=[{"approved": True}])] = None
-    error: Annotated[str | None, Field(min_length=1, max_length=1024, description="Why the waiting fails.")] = None
+    error: Annotated[str | None, Field(min_length=1, max_length=MAX_ERROR, description="Why the waiting fails.")] = None
+
+
+class CellShown(Shown):
+    """Neighbouring sub-tasks, and how many of them stand how."""
+
+    first: int
+    end: Annotated[int, Field(description="The index behind the last one.")]
+    counts: Annotated[Mapping[Status, int], Field(description="By status; without those that none has.")]
+
+
+class MapShown(Paged):
+    """How the sub-tasks of a fan-out stand, in cells."""
+
+    items: Sequence[CellShown]
+
+
+class FailureGroupShown(Shown):
+    """Failed sub-tasks whose errors say the same, but for the numbers in them."""
+
+    type: str
+    message: Annotated[str, Field(description="Of the first one.")]
+    count: int
+    examples: Annotated[Sequence[int], Field(description="The first indexes.")]
+
+
+class FailuresShown(Paged):
+    """What went wrong in a fan-out, the largest group first."""
+
+    items: Sequence[FailureGroupShown]
+    seen: Annotated[int, Field(description="How many failed sub-tasks were looked at.")]
+    more: Annotated[bool, Field(description="Whether there are others.")]
+
+
+class ListenerShown(Shown):
+    """Who is told of status changes."""
+
+    name: str
+    action: str
+    until: Annotated[str, Field(description="From then on nothing is kept for it, unless it is followed again.")]
+    waiting: int
+    given_up: int
+    oldest_at: str | None
+
+
+class ListenersShown(Paged):
+    """Webhooks and subscriptions."""
+
+    items: Sequence[ListenerShown]
+
+
+class DeliveryShown(Shown):
+    """A status change as it is kept for one listener."""
+
+    model_config = ConfigDict(extra="allow", alias_generator=to_camel)
+
+    number: int
+    listener: str
+    action: str
+    task: str
+    type: str
+    at: str
+    status: Status
+    run: int
+    attempt: int
+    version: int
+    url: str | None
+    failures: int
+    reason: str | None
+    given_up_at: str | None
+
+
+class DeliveryPage(Paged):
+    """A page of deliveries, oldest first."""
+
+    items: Sequence[DeliveryShown]
+
+
+ListenerName = Annotated[str, Field(min_length=1, max_length=LONGEST_LISTENER)]
+
+
+class ReplayBody(Given):
+    """Which deliveries are to be tried again: one, those of a listener, or all that were given up."""
+
+    number: Annotated[int | None, Field(ge=1, le=MAX_ID)] = None
+    listener: ListenerName | None = None
+
+
+class ForgetBody(Given):
+    """Which listener is to be dropped."""
+
+    listener: ListenerName
+
+
+class Forgotten(Shown):
+    """Whether it was there."""
+
+    was_there: bool
 
 
 class HealthShown(Shown):
@@ -365,6 +495,7 @@ class Problem(Shown):
     detail: str
     errors: Sequence[FieldProblem] | None = None
     task_status: Annotated[Status | None, Field(description="Of a task that does not stand so.")] = None
+    expired_at: Annotated[str | None, Field(description="Of a task that is gone for good: since when.")] = None
     key: Annotated[str | None, Field(description="The idempotency key.")] = None
     first: Annotated[str | None, Field(description="The fingerprint of what it was used with first.")] = None
     second: str | None = None

@@ -23,6 +23,7 @@ STATUSES: Final[tuple[tuple[type[TaskloomError], int], ...]] = (
     (errors.NotPermitted, 403),
     (errors.TaskNotFound, 404),
     (errors.ExecutionNotFound, 404),
+    (errors.TaskTokenUsed, 409),
     (errors.TaskTokenNotFound, 404),
     (errors.TaskEnded, 409),
     (errors.TaskOpen, 409),
@@ -117,6 +118,8 @@ def of_error(request: Request, error: Exception) -> Response:
     more: dict[str, Any] = {}
     if isinstance(error, (errors.TaskEnded, errors.TaskOpen)):
         more = {"taskStatus": error.status}
+    elif isinstance(error, errors.TaskExpired):
+        more = {"expiredAt": error.at}
     elif isinstance(error, errors.IdempotencyConflict):
         more = {"key": error.key, "first": error.first, "second": error.second}
     return problem(status, detail, kind=_kind(error), fields=fields, **more)

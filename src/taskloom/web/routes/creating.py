@@ -13,7 +13,7 @@ from starlette.responses import Response
 from taskloom.errors import InvalidInput
 from taskloom.model import DEFAULT_PRIORITY, HIGHEST_PRIORITY
 from taskloom.operations.checks import MAX_IDEMPOTENCY_KEY, MAX_NAME
-from taskloom.policy import MAX_SECONDS, Retry
+from taskloom.policy import MAX_SECONDS, MAX_TTL, Retry
 from taskloom.web.auth import Caller, Role
 from taskloom.web.deps import CALLER, WEB, GuardedRoute, Web, needs
 from taskloom.web.documentation import answers
@@ -21,6 +21,7 @@ from taskloom.web.limits import JSON_LINES
 from taskloom.web.models import NewFanOutBody, NewTaskBody, RetryPolicy, TaskShown
 from taskloom.web.problems import TooLarge, WrongMediaType
 from taskloom.web.rendering import task_answer
+from taskloom.webhooks import MAX_URL
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=GuardedRoute)
 
@@ -57,8 +58,10 @@ async def create_task(
         name=body.name,
         retry=_retry(body.retry),
         deadline=body.deadline,
+        ttl=body.ttl,
         idempotency_key=_unquoted(idempotency_key),
         priority=body.priority,
+        notify_url=body.notify_url,
         invoke_context=caller.invoke_context,
     )
     return task_answer(request, task, 202)
@@ -96,6 +99,8 @@ async def create_step_function_task(
     name: Annotated[str | None, Query(max_length=MAX_NAME, description="Of JSON lines.")] = None,
     deadline: Annotated[float | None, Query(ge=0.001, le=MAX_SECONDS, description="Of JSON lines.")] = None,
     priority: Annotated[int, Query(ge=0, le=HIGHEST_PRIORITY, description="Of JSON lines.")] = DEFAULT_PRIORITY,
+    ttl: Annotated[float | None, Query(ge=1, le=MAX_TTL, description="Of JSON lines.")] = None,
+    notify_url: Annotated[str | None, Query(max_length=MAX_URL, description="Of JSON lines.")] = None,
     retry: Annotated[str | None, Query(max_length=500, description="Of JSON lines: as in a body, as JSON.")] = None,
     web: Web = WEB,
     caller: Caller = CALLER,
@@ -115,7 +120,9 @@ async def create_step_function_task(
             "input": _lines(request, web.module.settings.max_body_bytes),
             "name": name,
             "deadline": deadline,
+            "ttl": ttl,
             "priority": priority,
+            "notify_url": notify_url,
             "retry": None if retry is None else _retry(_policy(retry)),
         }
     elif media_type == "application/json":
@@ -129,7 +136,9 @@ async def create_step_function_task(
             "name": body.name,
             "retry": _retry(body.retry),
             "deadline": body.deadline,
+            "ttl": body.ttl,
             "priority": body.priority,
+            "notify_url": body.notify_url,
         }
     else:
         raise WrongMediaType(["application/json", JSON_LINES])

@@ -19,6 +19,7 @@ from taskloom.web.documentation import answers
 from taskloom.web.models import (
     Counted,
     DeadLetterPage,
+    ExpiredShown,
     HoldBody,
     PurgeBody,
     QueuesShown,
@@ -87,6 +88,13 @@ async def throughput(
     """What ended per minute, by kind and type, over all tenants: for roles that may choose a tenant."""
     scope_of(caller, True)
     return page_answer([item(row) for row in await web.module.task_service.queues.throughput(minutes)], None)
+
+
+@router.get("/expired", openapi_extra=ADMIN, responses=answers(s200=ExpiredShown), response_class=Response)
+async def expired(web: Web = WEB, caller: Caller = CALLER) -> Response:
+    """How many tasks have expired, and wait to be removed: for roles that may choose a tenant."""
+    scope_of(caller, True)
+    return JSONResponse({"count": await web.module.task_service.queues.expired()})
 
 
 @router.get("/repairs", openapi_extra=ADMIN, responses=answers(s200=RepairsShown), response_class=Response)

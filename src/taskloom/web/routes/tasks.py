@@ -1,12 +1,14 @@
 """Looking at tasks, and steering them: by key, and by code."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from taskloom.model import TaskKey
+from taskloom.model import MAX_SUB_TASKS, TaskKey
+from taskloom.operations.fan_outs import MAX_CELLS
 from taskloom.operations.finding import MAX_PAGE
 from taskloom.operations.items import item
 from taskloom.record import log_item, to_item
@@ -16,8 +18,10 @@ from taskloom.web.documentation import answers
 from taskloom.web.models import (
     CancelBody,
     ExplanationShown,
+    FailuresShown,
     HistoryPage,
     LogPage,
+    MapShown,
     RetryBody,
     Status,
     TaskPage,
@@ -96,6 +100,27 @@ def _routes_of_one(prefix: str, locate: Callable[..., Any], suffix: str) -> None
             key, status=status, limit=limit, cursor=web.signer.position(cursor, *purpose)
         )
         return page_answer([to_item(task) for task in page.items], web.signer.cursor(page.cursor, *purpose))
+
+    @router.get(**path("/map"), **named("map"), openapi_extra=READ, responses=answers(404, s200=MapShown))
+    async def show_map(
+        key: TaskKey = located,
+        first: Annotated[int, Query(ge=0, le=MAX_SUB_TASKS, description="The first index.")] = 0,
+        end: Annotated[int | None, Query(ge=0, le=MAX_SUB_TASKS, description="The index behind the last one.")] = None,
+        cells: Annotated[int, Query(ge=1, le=MAX_CELLS, description="At most so many.")] = 1000,
+        web: Web = WEB,
+    ) -> Response:
+        """How the sub-tasks of a fan-out stand, in cells of the same size; cheap however many there are."""
+        found = await web.module.task_service.fan_outs.map(key, first=first, end=end, cells=cells)
+        items = [{"first": cell.first, "end": cell.end, "counts": dict(cell.counts)} for cell in found]
+        return page_answer(items, None)
+
+    @router.get(
+        **path("/failures"), **named("failures"), openapi_extra=READ, responses=answers(404, s200=FailuresShown)
+    )
+    async def failures(key: TaskKey = located, web: Web = WEB) -> Response:
+        """The failed sub-tasks of a fan-out, by what their errors say."""
+        found = await web.module.task_service.fan_outs.failures(key)
+        return page_answer([asdict(group) for group in found.groups], None, seen=found.seen, more=found.more)
 
     @router.get(**path("/history"), **named("history"), openapi_extra=READ, responses=answers(404, s200=HistoryPage))
     async def history(key: TaskKey = located, limit: Limit = 100, cursor: Cursor = None, web: Web = WEB) -> Response:
