@@ -30,6 +30,7 @@ COMMANDS = {
         "--name",
         "--priority",
         "--deadline",
+        "--ttl",
         "--idempotency-key",
         "--by",
         "--database",

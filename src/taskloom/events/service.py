@@ -13,6 +13,10 @@ from taskloom.model import TaskEntity
 from taskloom.ports import Backend, Delivery, StreamRecord, TaskMessage
 
 
+class Interrupted(Exception):
+    """The worker ends, and the event factory did not."""
+
+
 @dataclass(frozen=True, slots=True)
 class EventService:
     """Hands raw events to the event factory, and what it makes of them to those who handle it."""
@@ -21,9 +25,11 @@ class EventService:
     registry: Registry
     _asked: set[asyncio.Task[Any]] = field(default_factory=set)
     """Those that wait for the event factory, or for handlers of the application's own events."""
+    _interrupted: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def interrupt(self) -> None:
         """End what waits for the event factory: CancelledError is raised there."""
+        self._interrupted.update(self._asked)
         for task in self._asked:
             task.cancel()
 
@@ -34,8 +40,13 @@ class EventService:
         self._asked.add(task)
         try:
             yield
+        except asyncio.CancelledError as error:
+            if task in self._interrupted:
+                raise Interrupted from error
+            raise
         finally:
             self._asked.discard(task)
+            self._interrupted.discard(task)
 
     async def message(self, record: StreamRecord, call: Call) -> TaskMessage | None:
         """What *record* sends to the task queue: one message however many events the factory makes of the task, so

@@ -8,7 +8,7 @@ from typing import Final
 
 from taskloom import lifecycle
 from taskloom.events.registry import Call, Registry
-from taskloom.events.service import EventService
+from taskloom.events.service import EventService, Interrupted
 from taskloom.execution.failures import reason
 from taskloom.execution.writes import patiently, write
 from taskloom.model import Failure
@@ -52,8 +52,8 @@ class Dispatcher:
         done: list[tuple[int, TaskMessage | None]] = []
         failures: list[StreamFailure] = []
         for record, outcome in zip(records, await self._outcomes(records), strict=True):
-            if isinstance(outcome, asyncio.CancelledError):
-                continue  # interrupted: the record comes again
+            if isinstance(outcome, Interrupted):
+                continue  # the record comes again
             if isinstance(outcome, BaseException):
                 failure = self._failure(record, outcome, clock.now())
                 failures.append(failure)
