@@ -145,7 +145,8 @@ class Settings:
             if self.auth_jwks.startswith("http://"):
                 raise InvalidInput("auth_jwks", "is not encrypted, so anybody on the way may change keys", "use https")
         roles = self.cross_tenant_roles
-        if isinstance(roles, str) or not all(isinstance(role, str) and role for role in roles):
+        is_list = isinstance(roles, Sequence) and not isinstance(roles, (str, bytes))
+        if not is_list or not all(isinstance(role, str) and role for role in roles):
             raise InvalidType("cross_tenant_roles", f"{roles!r} is no list of names", "give a tuple of role names")
         if self.web_secret is not None and (not isinstance(self.web_secret, str) or len(self.web_secret) < MIN_SECRET):
             raise InvalidInput("web_secret", "is too short to be one", f"give at least {MIN_SECRET} characters")
