@@ -102,6 +102,9 @@ def _listening(options: Options) -> Iterator[socket.socket]:
     except (OSError, OverflowError) as error:
         where = f"{options.host}:{options.port}"
         raise InvalidInput("--port", f"{where} cannot be served: {error}", "give another address or port") from error
+    # Accepted connections inherit it. The event loop sets it only for sockets that say they are TCP, and this one does
+    # not: each answer would wait some 40 ms for the client's acknowledgement of its head (Nagle's algorithm).
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listener:
         yield listener
 
