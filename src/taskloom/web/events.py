@@ -31,8 +31,6 @@ LONGEST: Final = timedelta(minutes=15)
 MAX_PAGE: Final = 100
 OVERLAP: Final = timedelta(seconds=10)
 """Of a list: what changed so shortly before the last event is sent again; clocks of workers may differ."""
-UNSHOWN: Final = ("input", "history", "state", "options", "claimId", "dispatch", "leaseUntil")
-"""What changes seldom, or concerns nobody: `GET` the task for it."""
 
 router = APIRouter(prefix="/tasks", tags=["live"], route_class=GuardedRoute)
 
@@ -168,7 +166,7 @@ async def _task_stream(hub: Hub, key: TaskKey, position: Position) -> AsyncItera
                 beat.delay()
             task = watch.task
             if task is not None and task.is_terminal and position.version == task.version:
-                yield _event("end", {"status": str(task.status)}, position)
+                yield _event("end", compact({"status": str(task.status)}), position)
                 return
             if watch.is_over:
                 return
@@ -181,18 +179,19 @@ async def _news(watch: TaskWatch, position: Position) -> AsyncIterator[tuple[Pos
     task = watch.task
     if task is None:
         return
-    for number, entry in enumerate(to_item(task)["history"]):
-        number += task.history_dropped if number else 0
-        if number >= position.changes:
-            position = replace(position, changes=number + 1)
-            yield position, _event("status", entry, position)
+    if _changes(task) > position.changes:
+        for number, entry in enumerate(to_item(task)["history"]):
+            number += task.history_dropped if number else 0
+            if number >= position.changes:
+                position = replace(position, changes=number + 1)
+                yield position, _event("status", compact(entry), position)
     while lines := await watch.lines_behind(position.line):
         for at, line in lines:
             position = replace(position, line=at)
-            yield position, _event("log", log_item(line), position)
+            yield position, _event("log", compact(log_item(line)), position)
     if position.version != task.version:  # last, so that whoever has it has what was before it
         position = replace(position, version=task.version)
-        yield position, _event("task", summary(task), position)
+        yield position, _event("task", watch.text_of(task), position)
 
 
 async def _list_stream(hub: Hub, query: TaskQuery, since: datetime) -> AsyncIterator[str]:
@@ -208,10 +207,10 @@ async def _list_stream(hub: Hub, query: TaskQuery, since: datetime) -> AsyncIter
                 ids = [task.id for task in tasks]
                 if ids != page:
                     page = ids
-                    yield _event("page", {"tasks": ids}, mark)
+                    yield _event("page", compact({"tasks": ids}), mark)
                 for task in reversed(tasks):
                     if sent.get(task.id) != task.version and (task.id in sent or task.updated_at >= since):
-                        yield _event("task", summary(task), mark)
+                        yield _event("task", watch.text_of(task), mark)
                 sent = {task.id: task.version for task in tasks}
                 beat.delay()
             if not await beat.wait(changed):
@@ -243,20 +242,8 @@ class _Beat:
         return is_news
 
 
-def summary(task: TaskEntity[Any]) -> dict[str, Any]:
-    """How *task* stands: its stored form without what is large, and how fast it goes on."""
-    item = {name: value for name, value in to_item(task).items() if name not in UNSHOWN}
-    if "attributes" in item:
-        item["attributes"] = {name: value for name, value in item["attributes"].items() if name != "result"}
-    if task.rate is not None:
-        item["rate"] = task.rate
-    if task.seconds_left is not None:
-        item["secondsLeft"] = task.seconds_left
-    return item
-
-
-def _event(name: str, data: Any, id: object) -> str:
-    return f"event: {name}\nid: {id}\ndata: {compact(data)}\n\n"
+def _event(name: str, data: str, id: object) -> str:
+    return f"event: {name}\nid: {id}\ndata: {data}\n\n"
 
 
 def _changes(task: TaskEntity[Any]) -> int:

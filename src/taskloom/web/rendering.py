@@ -14,6 +14,9 @@ from taskloom.record import to_item
 LOOK_AGAIN_SECONDS: Final = 1
 """What `Retry-After` says of a task that has not ended."""
 
+UNSHOWN: Final = ("input", "history", "state", "options", "claimId", "dispatch", "leaseUntil")
+"""What changes seldom, or concerns nobody: `GET` the task for it."""
+
 
 def path_of(request: Request, key: TaskKey) -> str:
     """The address of the task *key*."""
@@ -46,6 +49,18 @@ def is_fresh(request: Request, task: TaskEntity[Any]) -> bool:
 def page_answer(items: Sequence[Any], cursor: str | None, **more: Any) -> Response:
     """A page of what is JSON already."""
     return JSONResponse({"items": list(items), "cursor": cursor, **more})
+
+
+def summary(task: TaskEntity[Any]) -> dict[str, Any]:
+    """How *task* stands: its stored form without what is large, and how fast it goes on."""
+    item = {name: value for name, value in to_item(task).items() if name not in UNSHOWN}
+    if "attributes" in item:
+        item["attributes"] = {name: value for name, value in item["attributes"].items() if name != "result"}
+    if task.rate is not None:
+        item["rate"] = task.rate
+    if task.seconds_left is not None:
+        item["secondsLeft"] = task.seconds_left
+    return item
 
 
 def compact(value: Any) -> str:

@@ -12,9 +12,10 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from taskloom.errors import StoreError, TaskNotFound
-from taskloom.model import LogLine, TaskEntity, TaskKey
+from taskloom.model import LogLine, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.finding import Finding
 from taskloom.ports import Backend, LogPosition, TaskQuery
+from taskloom.web.rendering import compact, summary
 
 SOONEST: Final = timedelta(milliseconds=250)
 """Between two looks at a task: so no more than four updates a second reach anybody, however fast the work is."""
@@ -22,6 +23,8 @@ LATEST: Final = timedelta(seconds=1)
 """How long a task that does not change is left alone."""
 PER_WATCH: Final = timedelta(milliseconds=2)
 """What each watch adds to the time between two looks: all together look at most 500 times a second."""
+PER_STREAM: Final = timedelta(milliseconds=2)
+"""The same for streams: all together hear at most some 500 updates a second, so that a worker beside them has time."""
 LINES_KEPT: Final = 200
 """The newest log lines of a watched task, which its streams share; older ones each reads for itself."""
 LINE_PAGE: Final = 1000
@@ -44,6 +47,15 @@ class Watch:
         """Whether nothing will come any more."""
         self.users = 0
         self.pump: asyncio.Task[None] | None = None
+        self._texts: dict[str, tuple[int, TaskStatus, str]] = {}
+
+    def text_of(self, task: TaskEntity[Any]) -> str:
+        """How *task* stands, as JSON; made once for all streams."""
+        known = self._texts.get(task.code)
+        if known is None or known[:2] != (task.version, task.status):
+            known = (task.version, task.status, compact(summary(task)))
+            self._texts[task.code] = known
+        return known[2]
 
     def tell(self) -> None:
         """Wake all streams."""
@@ -85,7 +97,7 @@ class Watch:
                 is_news = False
             if is_news:
                 self.tell()
-            now, soonest = clock.now(), max(SOONEST, self.hub.count * PER_WATCH)
+            now, soonest = clock.now(), self.hub.soonest
             pause = soonest if is_news else min(max(LATEST, soonest), pause * 2)
             await clock.wait(asyncio.Event(), now + soonest)
             await clock.wait(hint, now + pause)
@@ -164,6 +176,8 @@ class ListWatch(Watch):
             found += tasks
         is_news = self.tasks is None or list(map(_stamp, found)) != list(map(_stamp, self.tasks))
         self.tasks = found
+        shown = {task.code for task in found}
+        self._texts = {code: text for code, text in self._texts.items() if code in shown}
         return is_news
 
 
@@ -182,6 +196,11 @@ class Hub:
     def count(self) -> int:
         """How many watches there are."""
         return len(self._watches)
+
+    @property
+    def soonest(self) -> timedelta:
+        """The time between two looks at a task."""
+        return max(SOONEST, self.count * PER_WATCH, self.streams * PER_STREAM)
 
     @contextmanager
     def task(self, key: TaskKey) -> Iterator[TaskWatch]:
