@@ -60,7 +60,7 @@ clean:  ## Remove the environment, the caches and what the demo left
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp is written last: an installation that broke off is done again.
 $(READY): pyproject.toml

@@ -335,3 +335,22 @@ def test_an_unknown_task_is_not_streamed(make_module: MakeModule) -> None:
             return (await client.get(address(TaskKey.single("mbc", "cat", "01ARZ3NDEKTSV4RRFFQ69G5FAV")))).status_code
 
     assert asyncio.run(status()) == 404
+
+
+def test_all_streams_together_hear_so_much_that_a_worker_beside_them_has_time(make_module: MakeModule) -> None:
+    app: Any = make_module(enable_controller=True).asgi_app()
+    hub = app.state.web.hub
+    assert hub.soonest == timedelta(milliseconds=250)
+    hub.streams = 500
+    assert hub.soonest == timedelta(seconds=1)
+
+
+def test_how_a_task_stands_is_put_into_words_once_for_all_streams(make_module: MakeModule) -> None:
+    module = with_cat(make_module(enable_controller=True))
+    app: Any = module.asgi_app()
+    service = module.sync.task_service
+    task = service.create_task(tenant_code="mbc", task_type="cat")
+    watch = watching.TaskWatch(app.state.web.hub, task.key)
+    text = watch.text_of(task)
+    assert watch.text_of(service.get_task(task.key)) is text
+    assert json.loads(watch.text_of(service.cancel_task(task.key)))["status"] == "CANCELLED"
