@@ -422,6 +422,9 @@ def test_a_database_that_cannot_be_opened_is_tried_again(
     async def main() -> None:
         with pytest.raises(TaskloomError):
             await module.task_service.create_task(tenant_code="acme", task_type="job")
+        async with asyncio.timeout(PATIENCE):
+            while "the storage fails; notices wait" not in [record.getMessage() for record in caplog.records]:
+                await asyncio.to_thread(threading.Event().wait, 0.01)
         folder.mkdir()
         await module.task_service.create_task(tenant_code="acme", task_type="job")
         while not mailbox.told:
@@ -430,4 +433,3 @@ def test_a_database_that_cannot_be_opened_is_tried_again(
 
     asyncio.run(main())
     module.close()
-    assert "the storage fails; notices wait" in [record.getMessage() for record in caplog.records]
