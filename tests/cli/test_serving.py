@@ -51,6 +51,8 @@ def test_web_and_worker_in_one_process(folder: Path, capsys: pytest.CaptureFixtu
         assert "feeding" in ask("logs", key)
         assert "COMPLETED (ended)" in ask("explain", key)
         ask("cancel", key, code=1)
+        kept = ask("create", "--tenant", "mbc", "--type", "nobody", "--ttl", "60", "--priority", "7").strip()
+        assert json.loads(ask("show", kept, "--json"))["options"]["ttl"] == 60
         assert ask("retry", key, "--all").startswith("PENDING")
         ask("pause", "--type", "cat")
         assert "PAUSED" in ask("queues")

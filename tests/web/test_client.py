@@ -316,8 +316,10 @@ def test_addresses_to_be_told_and_what_they_did_not_get(
             one = await client.create_task(task_type="cat", **new)
             many = await client.create_step_function_task(task_type="cats", input=[1], **new)
             assert [task.options.notify_url for task in (one, many)] == [url, url]
-            with pytest.raises(InvalidInput, match="notify_url"):
-                await client.create_task(tenant_code="mbc", task_type="cat", notify_url="ftp://x")
+            for create, field in ((client.create_task, "notifyUrl"), (client.create_step_function_task, "notify_url")):
+                with pytest.raises(InvalidInput) as refused:
+                    await create(tenant_code="mbc", task_type="cat", input=[1], notify_url="ftp://x")
+                assert refused.value.field == field  # as it is called where it was sent
             assert await client.webhooks.listeners() == await webhooks.listeners() != []
             waiting = await webhooks.deliveries(failed=False)
             assert [notice.status for notice in waiting] == ["PENDING", "PENDING"]

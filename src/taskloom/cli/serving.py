@@ -16,6 +16,10 @@ from taskloom.module import TaskModule
 DRAIN_SECONDS = 5
 """How long requests that run may take when the server is asked to stop."""
 
+IDLE_SECONDS = 75
+"""How long a connection may be idle: longer than clients and load balancers keep theirs (mostly 60 s at most), so that
+they close it, and no request meets a connection that is just being closed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -89,6 +93,7 @@ def _server(module: TaskModule, options: Options) -> tuple[Any, Any]:
         access_log=False,
         server_header=False,
         lifespan="off",
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     return Server(config), app

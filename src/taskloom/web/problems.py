@@ -114,7 +114,9 @@ def of_error(request: Request, error: Exception) -> Response:
     elif status >= 500:
         log.error("a request failed", extra={**_about(request), "error": str(error)}, exc_info=error)
     detail = "the storage failed; the log says more" if status == 500 else str(error)
-    fields = [_field(error.field, error.problem, error.remedy)] if isinstance(error, InvalidInput) else []
+    fields = (
+        [_field(_shown(request, error.field), error.problem, error.remedy)] if isinstance(error, InvalidInput) else []
+    )
     more: dict[str, Any] = {}
     if isinstance(error, (errors.TaskEnded, errors.TaskOpen)):
         more = {"taskStatus": error.status}
@@ -169,6 +171,15 @@ def _about(request: Request) -> dict[str, Any]:
 
 def _kind(error: TaskloomError) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
+
+
+_IN_BODIES: Final = {"notify_url": "notifyUrl"}
+"""Names that the service finds fault with, as they stand in JSON; faults of the others are found before."""
+
+
+def _shown(request: Request, field: str) -> str:
+    is_json = request.headers.get("content-type", "").startswith("application/json")
+    return _IN_BODIES.get(field, field) if is_json else field
 
 
 _REMEDIES: Final = {"extra_forbidden": "leave it out", "missing": "give it", "json_invalid": "send JSON"}
