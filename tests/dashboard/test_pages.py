@@ -419,6 +419,22 @@ def test_times_are_utc_and_say_so(make_module: MakeModule, clock: Any) -> None:
     asyncio.run(story())
 
 
+def test_a_task_that_is_kept_for_a_while_says_how_long(make_module: MakeModule, clock: Any) -> None:
+    module = make_module(clock=clock)
+    module.task("job")(lambda event: None)
+
+    async def story() -> None:
+        task = await module.task_service.create_task(tenant_code="acme", task_type="job", ttl=3600)
+        page = f"/tasks/{task.pk}/{task.sk}".replace("#", "%23")
+        async with visiting(module) as visitor:
+            assert "Kept until" not in (await visitor.get(page)).text
+            async with module.worker() as worker:
+                await worker.drain()
+            assert "Kept until 2026-05-01 13:00:00" in text_of((await visitor.get(page)).text)
+
+    asyncio.run(story())
+
+
 def test_a_region_is_sent_only_when_it_changed(make_module: MakeModule) -> None:
     module = make_module()
 

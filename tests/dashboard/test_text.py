@@ -25,7 +25,7 @@ COMPOSED = {
     *(f"confirm_{action}_help" for action in ("cancel", "retry", "redrive")),
     *(f"done.{done}" for done in DONE),
     *("overview", "tasks", "queues"),
-    *("started", "finished", "next_attempt", "deadline", "lease"),
+    *("started", "finished", "next_attempt", "deadline", "lease", "kept_until"),
     *("status.PENDING", "grid_mixed", "days", "hours", "minutes", "seconds", "error.busy", "error.too_large"),
     *("error.not_found", "error.failed", "cause.suspended"),
 }

@@ -183,6 +183,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "sub_tasks": ("Sub-tasks", "サブタスク"),
     "priority": ("Priority", "優先度"),
     "deadline": ("Deadline", "期限"),
+    "kept_until": ("Kept until", "保持期限"),
     "next_attempt": ("Next attempt", "次の試行"),
     "lease": ("Lease until", "リース期限"),
     "execution": ("Execution", "実行 ARN"),
