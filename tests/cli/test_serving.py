@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from taskloom.cli import serving
 from tests.cli.program import Program, call, run
 
 APPLICATION = """
@@ -126,3 +127,14 @@ def test_a_database_on_the_command_line_wins_over_the_environment(folder: Path) 
     ended = run(folder, "list", "--tenant", "mbc", "--database", "tasks.db", environment=environment)
     assert ended.code == 2
     assert "tasks.db does not exist" in ended.err
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """What a connection has that was accepted; the event loop does not see to it here."""
+    options = serving.Options(host="127.0.0.1", port=0, concurrency=None, grace=None)
+    with (
+        serving.listening(options) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -47,7 +47,7 @@ async def serve(module: TaskModule, options: Options) -> None:
         if worker is not None:
             worker.stop()
 
-    with _listening(options) as listener, working.signals(stop):
+    with listening(options) as listener, working.signals(stop):
         _announce(module, listener, concurrency)
         if worker is None:
             await server.serve(sockets=[listener])
@@ -100,7 +100,8 @@ def _server(module: TaskModule, options: Options) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _listening(options: Options) -> Iterator[socket.socket]:
+def listening(options: Options) -> Iterator[socket.socket]:
+    """The socket at the address of *options*, while the block runs. Raises: InvalidInput when it cannot be had."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
