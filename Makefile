@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test test-aws chaos mutants check bench bench-aws scale format clean help
+.PHONY: demo test test-aws chaos api mutants check bench bench-aws bench-web scale format clean help
 
 PYTHON ?= python3
 ARGS ?=
@@ -39,6 +39,9 @@ chaos: $(READY)  ## Kill workers, again and again, while thousands of tasks run 
 mutants: $(MUTANTS_READY)  ## Break the code in small ways, and list what no test notices; takes hours (ARGS: pure or execution)
 	@tests/mutation/run $(ARGS)
 
+api: $(READY)  ## Try the whole OpenAPI document with made-up requests; takes minutes (ARGS go to pytest)
+	@SCHEMATHESIS_ALL=1 $(BIN)/python -m pytest tests/web/test_schemathesis.py $(ARGS)
+
 check: $(READY)  ## Everything a reviewer would say by machine: format, lint, types, arrows
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
@@ -55,16 +58,19 @@ bench-aws: $(READY)  ## Count what tasks use of AWS, on an emulator, and what it
 scale: $(READY)  ## Simulate large fan-outs on AWS: time and cost (ARGS are passed on)
 	@$(BIN)/python -m bench.scale $(ARGS)
 
+bench-web: $(READY)  ## Measure the web application: requests a second, memory with 500 streams (ARGS are passed on)
+	@$(BIN)/python -m bench.web $(ARGS)
+
 format: $(READY)  ## Format the code and repair what the linter can
 	$(BIN)/ruff check --fix-only $(CODE)
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## Remove the environment, the caches and what the demo left
-	rm -rf $(VENV) .emulator .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist taskloom-demo
+	rm -rf $(VENV) .emulator .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist taskloom-demo screenshots
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp is written last: an installation that broke off is done again.
 $(READY): pyproject.toml

@@ -18,6 +18,9 @@ TaskloomError
 ├── NoHandler                       nothing takes the events of a task
 ├── ClaimLost                       a write came too late: another claim holds the task
 ├── SignatureRefused (ValueError)   a webhook was not sent by who knows the secret, or long ago
+├── NotAuthenticated                nobody knows who calls
+├── NotPermitted                    the caller is known, and may not do this; nothing was read
+├── ServerUnreachable               a remote server did not answer as one of ours (retryable)
 ├── MissingExtra (ImportError)      an optional dependency is not installed
 └── StoreError                      the storage could not do its work
     ├── StoreBusy                   ... now; trying again helps (retryable)
@@ -177,6 +180,20 @@ class ClaimLost(TaskloomError):
 
 class SignatureRefused(TaskloomError, ValueError):
     """What claims to be a webhook of Taskloom is not to be trusted: answer with an error, and do nothing else."""
+
+
+class NotAuthenticated(TaskloomError):
+    """Nobody knows who calls: no token, or one that is not accepted."""
+
+
+class NotPermitted(TaskloomError):
+    """The caller may not do this. Says nothing about what there is."""
+
+
+class ServerUnreachable(TaskloomError):
+    """The server of a `TaskloomClient` cannot be reached, or did not answer as one of ours."""
+
+    retryable = True
 
 
 class MissingExtra(TaskloomError, ImportError):

@@ -48,6 +48,11 @@ def task_type(value: object, field: str = "task_type") -> TaskType:
     return TaskType(_matching(_TYPE, value, field, "1 to 128 letters, digits, '.', '_' or '-'"))
 
 
+def task_code(value: object, field: str = "code") -> TaskCode:
+    """*value* as the code of a task. Raises: InvalidInput or InvalidType naming *field*."""
+    return TaskCode(_matching(_CODE, value, field, "the code of a task as it was created"))
+
+
 def _matching(pattern: re.Pattern[str], value: object, field: str, allowed: str) -> str:
     if not isinstance(value, str):
         raise InvalidType(field, f"{value!r} is no string", f"give {allowed}")

@@ -37,8 +37,11 @@ from taskloom.sync import SyncModule
 from taskloom.webhooks import STATUS_ACTION, Webhook, checked_filter, checked_url, listener_name
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from taskloom.aws.entry import LambdaEntry
     from taskloom.notifications.delivery import WebhookDelivery
+    from taskloom.web.auth import Authenticate
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -416,6 +419,19 @@ class TaskModule:
             return callback
 
         return decorate if callback is None else begin(callback)
+
+    def asgi_app(self, *, authenticate: "Authenticate | None" = None) -> "ASGIApp":
+        """The web application: the REST endpoints if `enable_controller` is set, live updates, health, dashboard.
+
+        Callers are known as `Settings.auth` says, or by *authenticate*: a function, plain or async, that takes the
+        request (of Starlette) and returns a `taskloom.web.Caller`, or None for nobody known.
+        Raises: MissingExtra; InvalidInput when settings of `auth` are missing.
+        """
+        try:
+            from taskloom.web.app import build_app  # only where it is used
+        except ModuleNotFoundError as error:
+            raise MissingExtra("the web application", "web") from error
+        return build_app(self, self._backend, authenticate)
 
     @property
     def lambda_handler(self) -> "LambdaEntry":

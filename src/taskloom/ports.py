@@ -90,6 +90,15 @@ class ChunkRow:
     failed: int
 
 
+class StatusRange(NamedTuple):
+    """Neighbouring sub-tasks of one fan-out that are stored and stand alike."""
+
+    first: int
+    end: int
+    """The index behind the last one."""
+    status: TaskStatus
+
+
 class TaskStore(Protocol):
     """Where tasks, sub-tasks and chunk rows are kept.
 
@@ -154,6 +163,14 @@ class TaskStore(Protocol):
 
     async def list_sub_tasks(self, parent: TaskKey, indexes: range) -> Sequence[TaskEntity]:
         """The stored sub-tasks of *parent* with these indexes (consecutive), in index order."""
+
+    async def list_sub_task_statuses(self, parent: TaskKey, indexes: range) -> Sequence[StatusRange]:
+        """How the stored sub-tasks of *parent* with these indexes (consecutive) stand: as few ranges as tell it, in
+        index order. What is not stored is in no range.
+
+        Costs as much as are stored there, but holds none of them in memory. Two that change meanwhile may be seen one
+        before and one behind its change.
+        """
 
     async def put_chunk(self, row: ChunkRow) -> bool:
         """Store the end of a chunk; whether it was the first time (a repeat changes nothing). Durable."""

@@ -142,7 +142,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             version=int(item.get("version", 0)),
             input=_value(item, "input"),
             index=parts.index,
-            attributes=_attributes(item.get("attributes") or {}),
+            attributes=attributes_of(item.get("attributes") or {}),
             created_at=created,
             updated_at=parse_time(item["updatedAt"]) if item.get("updatedAt") else created,
             run=int(item.get("run", 1)),
@@ -326,7 +326,8 @@ def attributes_item(attributes: TaskAttributes) -> dict[str, Any]:
     return item
 
 
-def _attributes(item: Mapping[str, Any]) -> TaskAttributes:
+def attributes_of(item: Mapping[str, Any]) -> TaskAttributes:
+    """The attributes of their stored form."""
     return TaskAttributes(
         results=_results(_value(item, "result")),
         result_ref=item.get("resultRef"),

@@ -10,6 +10,7 @@ from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskE
 from taskloom.operations.callbacks import Callbacks
 from taskloom.operations.creation import Creation, NewTask
 from taskloom.operations.explaining import Explaining, Explanation
+from taskloom.operations.fan_outs import FanOuts
 from taskloom.operations.finding import Finding
 from taskloom.operations.logs import Logs
 from taskloom.operations.queues import Queues
@@ -53,6 +54,8 @@ class TaskService:
         """For operators: depths, workers, pauses, purging, dead letters."""
         self.webhooks = Webhooks(backend)
         """For operators: who is told of status changes, what could not be delivered, and delivering it again."""
+        self.fan_outs = FanOuts(backend, self._finding)
+        """Fan-outs as a whole: a map of their sub-tasks, and failures by what they say."""
 
     async def create_task(
         self,
@@ -148,6 +151,13 @@ class TaskService:
         """The task or sub-task *key* as it stands now. Raises: TaskNotFound (TaskExpired when its `ttl`
         has passed); InvalidInput for what is no key."""
         return await self._finding.whole(key)
+
+    async def find_task(self, tenant_code: str, code: str) -> TaskEntity[Any]:
+        """The single task or fan-out of a tenant that has this *code*, as it stands now.
+
+        Raises: TaskNotFound, InvalidInput, InvalidType.
+        """
+        return await self._finding.by_code(tenant_code, code)
 
     async def list_tasks(
         self,

@@ -2,20 +2,22 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from taskloom.errors import InvalidInput, InvalidType
-from taskloom.policy import MAX_SECONDS, Retry, number, retention
+from taskloom.policy import MAX_SECONDS, Retry, number, retention, whole_number
 from taskloom.webhooks import check_secret
 
 PREFIX: Final = "TASKLOOM_"
 
 BackendName = Literal["embedded", "aws"]
 Synchronous = Literal["FULL", "NORMAL"]
+AuthName = Literal["none", "jwt", "gateway"]
+MIN_SECRET: Final = 16
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
@@ -51,6 +53,10 @@ def _flag(text: str) -> bool:
     return flags[text.lower()]
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a module works. Each field also comes from `TASKLOOM_<FIELD>`; explicit values win.
@@ -84,6 +90,30 @@ class Settings:
     characters."""
     webhook_private_addresses: bool = field(default_factory=_environment("webhook_private_addresses", False, _flag))
     """Whether webhooks may lead to private, loopback, link-local and reserved addresses."""
+    auth: AuthName = field(default_factory=_environment("auth", "none"))
+    """Web: how callers are known. none: not at all, so only programs on this machine are served; jwt: by a token that
+    is checked here; gateway: by the claims that the authorizer of an API Gateway has checked."""
+    auth_issuer: str | None = field(default_factory=_environment("auth_issuer", None))
+    """jwt: the `iss` that tokens must have."""
+    auth_audience: str | None = field(default_factory=_environment("auth_audience", None))
+    """jwt: the `aud` that tokens must have."""
+    auth_jwks: str | Path | None = field(default_factory=_environment("auth_jwks", None))
+    """jwt: where the public keys are, as a JSON Web Key Set: an https address, or a file."""
+    auth_user_claim: str = field(default_factory=_environment("auth_user_claim", "sub"))
+    """The claim that names the user."""
+    auth_tenant_claim: str = field(default_factory=_environment("auth_tenant_claim", "custom:tenant"))
+    """The claim that holds the user's tenant code."""
+    auth_roles_claim: str = field(default_factory=_environment("auth_roles_claim", "custom:roles"))
+    """The claim that holds the user's roles."""
+    cross_tenant_roles: Sequence[str] = field(default_factory=_environment("cross_tenant_roles", (), _names))
+    """Roles whose holders choose another tenant by the header `x-tenant-code`. As a variable: separated by commas."""
+    web_secret: str | None = field(default_factory=_environment("web_secret", None), repr=False)
+    """Web: signs cursors and forms; at least 16 characters, the same in all processes that serve one address. None:
+    made anew by each process."""
+    max_body_bytes: int = field(default_factory=_environment("max_body_bytes", 1_048_576, int))
+    """Web: the longest body of a request, and the longest line of a streamed one."""
+    max_stream_bytes: int = field(default_factory=_environment("max_stream_bytes", 1_073_741_824, int))
+    """Web: how long a streamed body (JSON lines) may be in all."""
 
     table_name: str | None = field(default_factory=_environment("table_name", None))
     """AWS: the DynamoDB table of tasks."""
@@ -112,12 +142,40 @@ class Settings:
         if not isinstance(self.webhook_private_addresses, bool):
             problem = f"{self.webhook_private_addresses!r} is no truth value"
             raise InvalidType("webhook_private_addresses", problem, "give True or False")
+        _one_of(self.auth, "auth", get_args(AuthName))
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
         number(self.idempotency_ttl, "idempotency_ttl", low=0.001, high=MAX_SECONDS)
         retention(self.ttl, "ttl")
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise InvalidType("retry", f"{self.retry!r} is no Retry", "give taskloom.Retry(...) or None")
+        self._check_web()
+
+    def _check_web(self) -> None:
+        for name in ("auth_user_claim", "auth_tenant_claim", "auth_roles_claim"):
+            _text(getattr(self, name), name)
+        for name in ("auth_issuer", "auth_audience"):
+            if getattr(self, name) is not None:
+                _text(getattr(self, name), name)
+        if self.auth_jwks is not None and not isinstance(self.auth_jwks, Path):
+            _text(self.auth_jwks, "auth_jwks")
+            if self.auth_jwks.startswith("http://"):
+                raise InvalidInput("auth_jwks", "is not encrypted, so anybody on the way may change keys", "use https")
+        roles = self.cross_tenant_roles
+        is_list = isinstance(roles, Sequence) and not isinstance(roles, (str, bytes))
+        if not is_list or not all(isinstance(role, str) and role for role in roles):
+            raise InvalidType("cross_tenant_roles", f"{roles!r} is no list of names", "give a tuple of role names")
+        if self.web_secret is not None and (not isinstance(self.web_secret, str) or len(self.web_secret) < MIN_SECRET):
+            raise InvalidInput("web_secret", "is too short to be one", f"give at least {MIN_SECRET} characters")
+        whole_number(self.max_body_bytes, "max_body_bytes", low=1024, high=2**30)
+        whole_number(self.max_stream_bytes, "max_stream_bytes", low=1024, high=2**40)
+
+
+def _text(value: object, field: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidType(field, f"{value!r} is no string", "give a text")
+    if not value:
+        raise InvalidInput(field, "is empty", "give a text")
 
 
 _AWS_NAMES: Final = (

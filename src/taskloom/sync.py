@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from taskloom.execution.loop_thread import LoopThread
+from taskloom.operations.fan_outs import FanOuts
 from taskloom.operations.queues import Queues
 from taskloom.operations.webhooks import Webhooks
 from taskloom.service import TaskService
@@ -14,7 +15,7 @@ ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
 
 
-class _Blocking(Generic[ServiceT]):
+class Blocking(Generic[ServiceT]):
     """One service behind blocking methods."""
 
     def __init__(self, service: ServiceT, thread: LoopThread) -> None:
@@ -22,12 +23,12 @@ class _Blocking(Generic[ServiceT]):
         self._thread = thread
 
 
-def _call(
+def blocking(
     method: Callable[Concatenate[ServiceT, P], Coroutine[Any, Any, ResultT]],
-) -> Callable[Concatenate[_Blocking[ServiceT], P], ResultT]:
+) -> Callable[Concatenate[Blocking[ServiceT], P], ResultT]:
     """*method* as a blocking one, so that there is no second half that drifts apart from the first."""
 
-    def call(self: _Blocking[ServiceT], /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+    def call(self: Blocking[ServiceT], /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
         future = self._thread.submit(method(self._service, *args, **kwargs))
         try:
             return future.result()
@@ -39,10 +40,10 @@ def _call(
     return call
 
 
-def _iterate(
+def blocking_iterator(
     method: Callable[Concatenate[ServiceT, P], AsyncIterator[ResultT]],
-) -> Callable[Concatenate[_Blocking[ServiceT], P], Iterator[ResultT]]:
-    def iterate(self: _Blocking[ServiceT], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[ResultT]:
+) -> Callable[Concatenate[Blocking[ServiceT], P], Iterator[ResultT]]:
+    def iterate(self: Blocking[ServiceT], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[ResultT]:
         items = method(self._service, *args, **kwargs)
 
         async def following() -> tuple[ResultT] | None:
@@ -66,65 +67,74 @@ def _iterate(
     return iterate
 
 
-class SyncTaskService(_Blocking[TaskService]):
+class SyncTaskService(Blocking[TaskService]):
     """`TaskService`, blocking. Usable from any thread."""
 
-    create_task = _call(TaskService.create_task)
-    create_tasks = _call(TaskService.create_tasks)
-    create_step_function_task = _call(TaskService.create_step_function_task)
-    get_task = _call(TaskService.get_task)
-    list_tasks = _call(TaskService.list_tasks)
-    iter_tasks = _iterate(TaskService.iter_tasks)
-    list_sub_tasks = _call(TaskService.list_sub_tasks)
-    iter_sub_tasks = _iterate(TaskService.iter_sub_tasks)
-    wait = _call(TaskService.wait)
-    logs = _call(TaskService.logs)
-    follow_logs = _iterate(TaskService.follow_logs)
-    cancel_task = _call(TaskService.cancel_task)
-    retry_task = _call(TaskService.retry_task)
-    explain = _call(TaskService.explain)
-    resume = _call(TaskService.resume)
-    fail = _call(TaskService.fail)
+    create_task = blocking(TaskService.create_task)
+    create_tasks = blocking(TaskService.create_tasks)
+    create_step_function_task = blocking(TaskService.create_step_function_task)
+    get_task = blocking(TaskService.get_task)
+    find_task = blocking(TaskService.find_task)
+    list_tasks = blocking(TaskService.list_tasks)
+    iter_tasks = blocking_iterator(TaskService.iter_tasks)
+    list_sub_tasks = blocking(TaskService.list_sub_tasks)
+    iter_sub_tasks = blocking_iterator(TaskService.iter_sub_tasks)
+    wait = blocking(TaskService.wait)
+    logs = blocking(TaskService.logs)
+    follow_logs = blocking_iterator(TaskService.follow_logs)
+    cancel_task = blocking(TaskService.cancel_task)
+    retry_task = blocking(TaskService.retry_task)
+    explain = blocking(TaskService.explain)
+    resume = blocking(TaskService.resume)
+    fail = blocking(TaskService.fail)
 
     def __init__(self, service: TaskService, thread: LoopThread) -> None:
         super().__init__(service, thread)
         self.queues = SyncQueues(service.queues, thread)
         self.webhooks = SyncWebhooks(service.webhooks, thread)
+        self.fan_outs = SyncFanOuts(service.fan_outs, thread)
 
 
-class SyncQueues(_Blocking[Queues]):
+class SyncQueues(Blocking[Queues]):
     """`TaskService.queues`, blocking. Usable from any thread."""
 
-    figures = _call(Queues.figures)
-    workers = _call(Queues.workers)
-    throughput = _call(Queues.throughput)
-    pause = _call(Queues.pause)
-    resume = _call(Queues.resume)
-    pauses = _call(Queues.pauses)
-    expired = _call(Queues.expired)
-    repairs = _call(Queues.repairs)
-    purge = _call(Queues.purge)
-    dead_letters = _call(Queues.dead_letters)
-    iter_dead_letters = _iterate(Queues.iter_dead_letters)
-    redrive = _call(Queues.redrive)
+    figures = blocking(Queues.figures)
+    workers = blocking(Queues.workers)
+    throughput = blocking(Queues.throughput)
+    pause = blocking(Queues.pause)
+    resume = blocking(Queues.resume)
+    pauses = blocking(Queues.pauses)
+    expired = blocking(Queues.expired)
+    repairs = blocking(Queues.repairs)
+    purge = blocking(Queues.purge)
+    dead_letters = blocking(Queues.dead_letters)
+    iter_dead_letters = blocking_iterator(Queues.iter_dead_letters)
+    redrive = blocking(Queues.redrive)
 
 
-class SyncWebhooks(_Blocking[Webhooks]):
+class SyncWebhooks(Blocking[Webhooks]):
     """`TaskService.webhooks`, blocking. Usable from any thread."""
 
-    listeners = _call(Webhooks.listeners)
-    deliveries = _call(Webhooks.deliveries)
-    iter_deliveries = _iterate(Webhooks.iter_deliveries)
-    replay = _call(Webhooks.replay)
-    forget = _call(Webhooks.forget)
+    listeners = blocking(Webhooks.listeners)
+    deliveries = blocking(Webhooks.deliveries)
+    iter_deliveries = blocking_iterator(Webhooks.iter_deliveries)
+    replay = blocking(Webhooks.replay)
+    forget = blocking(Webhooks.forget)
 
 
-class SyncStepFunctionService(_Blocking[StepFunctionService]):
+class SyncFanOuts(Blocking[FanOuts]):
+    """`TaskService.fan_outs`, blocking. Usable from any thread."""
+
+    map = blocking(FanOuts.map)
+    failures = blocking(FanOuts.failures)
+
+
+class SyncStepFunctionService(Blocking[StepFunctionService]):
     """`StepFunctionService`, blocking. Usable from any thread."""
 
-    start_execution = _call(StepFunctionService.start_execution)
-    describe_execution = _call(StepFunctionService.describe_execution)
-    resume_execution = _call(StepFunctionService.resume_execution)
+    start_execution = blocking(StepFunctionService.start_execution)
+    describe_execution = blocking(StepFunctionService.describe_execution)
+    resume_execution = blocking(StepFunctionService.resume_execution)
 
 
 class SyncModule:

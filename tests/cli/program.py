@@ -99,6 +99,11 @@ class Program:
             said = self._said.wait_for(lambda: text in self._text["out"] + self._text["err"], TIMEOUT)
             assert said, f"{text!r} is not in {self._text}"
 
+    def said(self) -> str:
+        """What it has said so far on its standard output."""
+        with self._said:
+            return self._text["out"]
+
     def type(self, text: str) -> None:
         """Write *text* to its standard input, which must be a pipe."""
         assert self.process.stdin is not None

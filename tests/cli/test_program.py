@@ -20,6 +20,7 @@ PAGE = (ROOT / "docs" / "cli.md").read_text()
 COMMANDS = {
     "demo": ["FOLDER", "--out"],
     "worker": ["APP", "--concurrency", "--task-type", "--grace", "--processes", "--log-level"],
+    "serve": ["APP", "--host", "--port", "--worker", "--concurrency", "--grace", "--log-level"],
     "create": [
         "INPUT",
         "--tenant",

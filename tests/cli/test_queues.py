@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from taskloom import TaskKey, TaskModule
-from taskloom.cli.queue_views import item
 from taskloom.events.task_events import TaskQueueEvent
+from taskloom.operations.items import item
 from taskloom.ports import Cap, WorkerFacts
 from taskloom.record import time_text
 from tests.cli.program import Ended, call, run

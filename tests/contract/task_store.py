@@ -10,7 +10,7 @@ from typing import Any
 from taskloom import lifecycle
 from taskloom.lifecycle import Change, Guard, Patch, Refused, Written
 from taskloom.model import Failure, FanOut, HistoryEntry, Kind, Progress, TaskCode, TaskEntity, TaskKey, TaskStatus
-from taskloom.ports import Backend, ChunkRow, TaskQuery
+from taskloom.ports import Backend, ChunkRow, StatusRange, TaskQuery
 from taskloom.values import EncodedJson, Json
 from tests.contract.base import HOUR, Contract, cut_short, in_threads, needs, scenario
 from tests.contract.model import holds, patched
@@ -760,6 +760,47 @@ class TaskStoreContract(Contract):
         await rows.sub_task(0, first)
         task = await rows.sub_task(1, second)
         assert await backend.store.list_sub_tasks(second.key, range(2)) == [task]
+
+    @scenario
+    async def test_statuses_are_told_in_ranges(self, backend: Backend) -> None:
+        """As few as tell it, over the borders of shards; what is not stored is in none."""
+        rows = Rows(backend)
+        parent = await rows.claimed(rows.fan_out(1005))
+        stored = [0, 1, 2, 5, 6, 998, 999, 1000, 1001, 1004]
+        await backend.store.update_many([rows.first_claim(parent, index) for index in stored])
+        for index, end in ((1, rows.completed), (2, rows.completed), (6, rows.failed), (1000, rows.completed)):
+            key = TaskKey.sub_task(rows.tenant, rows.task_type, parent.code, index)
+            await rows.carry_out(end(await rows.stored(key)))
+        expected = [
+            StatusRange(0, 1, IN_PROGRESS),
+            StatusRange(1, 3, COMPLETED),
+            StatusRange(5, 6, IN_PROGRESS),
+            StatusRange(6, 7, TaskStatus.FAILED),
+            StatusRange(998, 1000, IN_PROGRESS),
+            StatusRange(1000, 1001, COMPLETED),
+            StatusRange(1001, 1002, IN_PROGRESS),
+            StatusRange(1004, 1005, IN_PROGRESS),
+        ]
+        assert list(await backend.store.list_sub_task_statuses(parent.key, range(1005))) == expected
+        assert list(await backend.store.list_sub_task_statuses(parent.key, range(2, 6))) == [
+            StatusRange(2, 3, COMPLETED),
+            StatusRange(5, 6, IN_PROGRESS),
+        ]
+        for indexes in (range(0), range(3, 5), range(1005, 1010)):
+            assert list(await backend.store.list_sub_task_statuses(parent.key, indexes)) == []
+
+    @scenario
+    async def test_statuses_are_those_of_the_parent(self, backend: Backend) -> None:
+        """Rule 7: neither of another fan-out, nor of another tenant's of the same code."""
+        rows = Rows(backend)
+        first, second = await rows.claimed(rows.fan_out(2)), await rows.claimed(rows.fan_out(2))
+        await rows.sub_task(0, first)
+        await rows.sub_task(1, second)
+        assert list(await backend.store.list_sub_task_statuses(second.key, range(2))) == [
+            StatusRange(1, 2, IN_PROGRESS)
+        ]
+        foreign = TaskKey.step_function(rows.tenant + "-1", rows.task_type, second.code)
+        assert list(await backend.store.list_sub_task_statuses(foreign, range(2))) == []
 
     # --- chunk rows ----------------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ CAUGHT_BY: dict[type[Faithful], str] = {
     broken.NoCursor: "test_list_gives_at_most_limit_and_goes_on_behind_it",
     broken.UnfilteredList: "test_list_picks_by_kind_status_and_type",
     broken.FilterAfterLimit: "test_list_picks_by_kind_status_and_type",
+    broken.RangesAcrossGaps: "test_statuses_are_told_in_ranges",
     broken.ShardsApart: "test_sub_tasks_come_in_index_order",
 }
 """The tests that must be red, per broken store; none that needs luck."""

@@ -6,15 +6,18 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from taskloom import Settings, TaskKey
+from taskloom import Settings, TaskKey, TaskModule
 from taskloom.aws import table
 from taskloom.capabilities import CAPABILITIES, Feature
 from taskloom.embedded import schema
 from taskloom.lifecycle import NEXT
 from taskloom.model import Kind
+from tests.cli.program import Program
+from tests.cli.test_serving import address_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -65,6 +68,72 @@ def test_the_page_on_notifications_is_one_program_that_runs(tmp_path: Path) -> N
     assert output[0] == "cat COMPLETED"
     assert "posted: COMPLETED IN_PROGRESS PENDING" in output
     assert any(line.startswith("notify_url ") for line in output)
+
+
+def test_the_program_of_the_dashboard_serves_it(tmp_path: Path) -> None:
+    (program,) = blocks(ROOT / "docs" / "dashboard.md")
+    ask = """
+import asyncio, httpx
+
+async def ask():
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        await report.create(tenant_code="acme", input={"customer": "Tama"})
+        async with module.worker() as worker:
+            await worker.drain()
+        page = await client.get("/dashboard/tasks?tenant=acme&status=COMPLETED")
+        print(page.status_code, page.text.count('class="status s-COMPLETED"'))
+
+asyncio.run(ask())
+"""
+    assert run(program + ask, tmp_path) == "200 1\n"
+
+
+def test_the_session_with_curl_is_what_a_shell_says(tmp_path: Path) -> None:
+    """Word for word, but for the port."""
+    (session,) = re.findall(
+        r"^```console\n(\$ tasks=.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    typed = re.findall(r"^\$ (.*?(?:\\\n.*?)*)$", session, re.MULTILINE)
+    shown = re.sub(r"^\$ .*?(?:\\\n.*?)*\n", "", session, flags=re.MULTILINE)
+    program = blocks(ROOT / "README.md")[0].replace(
+        "TaskModule.register()", "TaskModule.register(enable_controller=True)"
+    )
+    (tmp_path / "cats.py").write_text(program)
+    with Program(tmp_path, "serve", "cats:module", "--port", "0") as server:
+        address = address_of(server)
+        script = "set -e\n" + "\n".join(typed).replace("http://127.0.0.1:8000", address)
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == shown
+    assert "event: task" in (tmp_path / "events.txt").read_text()
+
+
+def test_the_programs_of_the_page_on_rest_work_together(tmp_path: Path) -> None:
+    application, client = blocks(ROOT / "docs" / "rest.md")
+    (tmp_path / "feeding.py").write_text(application)
+    with Program(tmp_path, "serve", "feeding:module", "--port", "0") as server:
+        output = run(client.replace("http://127.0.0.1:8000", address_of(server)), tmp_path)
+    assert output == "COMPLETED fed Tama\n"
+
+
+def test_the_table_of_addresses_is_the_document(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "rest.md").read_text()
+    app: Any = TaskModule.register(enable_controller=True, settings=Settings(database=tmp_path / "tasks.db")).asgi_app()
+    known = {
+        (method.upper(), re.sub(r"^/tasks/(\{pk\}/\{sk\}|by-code/\{code\})", "…", path))
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    }
+    documented = set()
+    for cell in re.findall(r"^\| (`(?:GET|POST) .+?) \|", text, re.MULTILINE):
+        method, folder = "", ""
+        for name in re.findall(r"`(.+?)`", cell):
+            method, _, path = name.rpartition(" ") if " " in name else (method, "", name)
+            alone = path.count("/") == 1 and bool(folder) and " " not in name
+            documented.add((method, folder + path if alone else path))
+            folder = folder if alone else path.rpartition("/")[0] if path.startswith("/") else ""
+    assert documented == known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from taskloom.lifecycle import Change, Guard, Patch, Refused, Written
 from taskloom.model import Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
-from taskloom.ports import Backend, ChunkRow, Known, NewTaskRow, TaskQuery, TaskStore
+from taskloom.ports import Backend, ChunkRow, Known, NewTaskRow, StatusRange, TaskQuery, TaskStore
 from tests.contract.model import holds
 
 Outcome = Written | Refused
@@ -64,6 +64,9 @@ class Faithful:
 
     async def list_sub_tasks(self, parent: TaskKey, indexes: range) -> Sequence[TaskEntity]:
         return await self._real.list_sub_tasks(parent, indexes)
+
+    async def list_sub_task_statuses(self, parent: TaskKey, indexes: range) -> Sequence[StatusRange]:
+        return await self._real.list_sub_task_statuses(parent, indexes)
 
     async def put_chunk(self, row: ChunkRow) -> bool:
         return await self._real.put_chunk(row)
@@ -457,6 +460,19 @@ class FilterAfterLimit(Faithful):
         page, after = await super().list_tasks(replace(query, status=None))
         found = [task for task in page if query.status in (None, task.status)]
         return found, after if found else None
+
+
+class RangesAcrossGaps(Faithful):
+    """Takes what is not stored for what stands around it."""
+
+    async def list_sub_task_statuses(self, parent: TaskKey, indexes: range) -> Sequence[StatusRange]:
+        joined: list[StatusRange] = []
+        for found in await self._real.list_sub_task_statuses(parent, indexes):
+            if joined and joined[-1].status is found.status:
+                joined[-1] = joined[-1]._replace(end=found.end)
+            else:
+                joined.append(found)
+        return joined
 
 
 class ShardsApart(Faithful):

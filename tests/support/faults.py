@@ -60,7 +60,7 @@ def calls_of(port: str) -> frozenset[str]:
 READS: Final = frozenset(
     {
         *("store.get", "store.list_tasks", "store.list_sub_tasks", "store.list_chunks", "store.known"),
-        *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
+        *("store.list_overdue", "store.list_stranded", "store.next_deadline", "store.list_sub_task_statuses"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
         *("logs.read", "steps.get", "steps.find"),
         *("logs.read", "notifier.next_due", "notifier.listeners", "notifier.notices"),

@@ -26,6 +26,17 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "log_level": "INFO",
         "webhook_secret": None,
         "webhook_private_addresses": False,
+        "auth": "none",
+        "auth_issuer": None,
+        "auth_audience": None,
+        "auth_jwks": None,
+        "auth_user_claim": "sub",
+        "auth_tenant_claim": "custom:tenant",
+        "auth_roles_claim": "custom:roles",
+        "cross_tenant_roles": (),
+        "web_secret": None,
+        "max_body_bytes": 1_048_576,
+        "max_stream_bytes": 1_073_741_824,
         "table_name": None,
         "task_queue_url": None,
         "worker_queue_url": None,
@@ -55,6 +66,17 @@ ENVIRONMENT = [
     ("webhook_secret", "0123456789abcdef", "0123456789abcdef"),
     ("webhook_private_addresses", "true", True),
     ("webhook_private_addresses", "0", False),
+    ("auth", "jwt", "jwt"),
+    ("auth_issuer", "https://issuer.example/pool", "https://issuer.example/pool"),
+    ("auth_audience", "tasks", "tasks"),
+    ("auth_jwks", "keys.json", "keys.json"),
+    ("auth_user_claim", "email", "email"),
+    ("auth_tenant_claim", "tenant", "tenant"),
+    ("auth_roles_claim", "roles", "roles"),
+    ("cross_tenant_roles", "support, audit,", ("support", "audit")),
+    ("web_secret", "0123456789abcdef", "0123456789abcdef"),
+    ("max_body_bytes", "2048", 2048),
+    ("max_stream_bytes", "4096", 4096),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]
@@ -73,9 +95,11 @@ def test_each_field_comes_from_the_environment(
     assert others.items() <= vars_of(Settings()).items()
 
 
-def test_the_secret_is_not_shown() -> None:
+@pytest.mark.parametrize("field", ["webhook_secret", "web_secret"])
+def test_the_secret_is_not_shown(field: str) -> None:
     """Settings stand in logs and error reports."""
-    assert "0123456789abcdef" not in repr(Settings(webhook_secret="0123456789abcdef"))
+    secrets: Any = {field: "0123456789abcdef"}
+    assert "0123456789abcdef" not in repr(Settings(**secrets))
 
 
 def test_every_field_was_tried() -> None:
@@ -122,6 +146,20 @@ def test_explicit_values_win(monkeypatch: pytest.MonkeyPatch, field: str, text: 
         ("webhook_secret", "short"),
         ("webhook_secret", 7),
         ("webhook_private_addresses", 1),
+        ("auth", "password"),
+        ("auth_issuer", ""),
+        ("auth_audience", 7),
+        ("auth_jwks", "http://issuer.example/keys"),
+        ("auth_jwks", 7),
+        ("auth_tenant_claim", None),
+        ("cross_tenant_roles", "support"),
+        ("cross_tenant_roles", ("support", "")),
+        ("cross_tenant_roles", 7),
+        ("web_secret", "short"),
+        ("web_secret", 7),
+        ("max_body_bytes", 100),
+        ("max_body_bytes", 2048.0),
+        ("max_stream_bytes", 2**41),
     ],
 )
 def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
@@ -138,6 +176,7 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
         ("TASKLOOM_GRACE_SECONDS", "1,5"),
         ("TASKLOOM_RETRY", "often"),
         ("TASKLOOM_WEBHOOK_PRIVATE_ADDRESSES", "perhaps"),
+        ("TASKLOOM_MAX_BODY_BYTES", "1 MB"),
         ("TASKLOOM_RETRY", "[5]"),
         ("TASKLOOM_RETRY", '{"attempts": 5}'),
         ("TASKLOOM_RETRY", '{"max_attempts": 0}'),

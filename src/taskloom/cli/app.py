@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from taskloom.cli import output
+from taskloom.cli import output, remote
 from taskloom.cli.commands import (
     completing,
     creating,
@@ -18,6 +18,7 @@ from taskloom.cli.commands import (
     doctor,
     running,
     seeing,
+    serving,
     steering,
     webhooks,
 )
@@ -73,15 +74,19 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    url: remote.Url = None,
+    token: remote.Token = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
-    pass
+    remote.choose(context, url, token)
 
 
 app.command("demo")(running.demo)
 app.command("worker")(running.worker)
+app.command("serve")(serving.serve)
 app.command("create")(creating.create)
 app.command("watch")(seeing.watch)
 app.command("show")(seeing.show)

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Final
 
-from taskloom.errors import InvalidInput, MissingExtra, StoreError, TaskloomError, TaskNotFound, WiringError
+from taskloom.errors import (
+    InvalidInput,
+    MissingExtra,
+    ServerUnreachable,
+    StoreError,
+    TaskloomError,
+    TaskNotFound,
+    WiringError,
+)
 from taskloom.model import TaskStatus
 
 OK: Final = 0
@@ -26,6 +34,7 @@ EXIT_CODES: Final[tuple[tuple[type[TaskloomError], int], ...]] = (
     (MissingExtra, USAGE),
     (TaskNotFound, NOT_FOUND),
     (StoreError, STORAGE),
+    (ServerUnreachable, STORAGE),
     (TaskloomError, FAILED),
 )
 """Error class → exit code; the first that matches counts."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from taskloom.cli.output import visible
 
-_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}  # the last: uvicorn
 
 
 class LogLevel(StrEnum):

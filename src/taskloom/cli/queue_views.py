@@ -1,8 +1,6 @@
 """The queues for people: tables of depths, workers, pauses and dead letters. For machines: the same as JSON."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -10,24 +8,13 @@ from rich.text import Text
 
 from taskloom.cli.output import cell, print_columns
 from taskloom.cli.views import head, seconds_text
-from taskloom.model import TaskKey
-from taskloom.operations.explaining import Explanation
+from taskloom.operations.items import item
 from taskloom.operations.queues import QueueFigures
-from taskloom.ports import Cap, DeadLetter, ListenerFigures, Pause, WorkerFacts
+from taskloom.ports import DeadLetter, Pause, WorkerFacts
 from taskloom.record import time_text
-
-_NAMES: Final = {"task_type": "type", "key": "task"}
-"""As in the stored form of a task."""
 
 MAX_LETTER: Final = 2**63 - 1
 """The highest number of a dead letter that there can be."""
-
-
-def item(
-    value: QueueFigures | WorkerFacts | Pause | DeadLetter | Explanation | Cap | ListenerFigures,
-) -> dict[str, Any]:
-    """*value* as JSON."""
-    return {_name(field.name): _plain(getattr(value, field.name)) for field in fields(value)}
 
 
 def queues_item(
@@ -126,23 +113,3 @@ def _pause(pause: Pause) -> list[Text]:
         cell(pause.by or ""),
         cell(pause.reason or ""),
     ]
-
-
-def _name(name: str) -> str:
-    if name in _NAMES:
-        return _NAMES[name]
-    first, *others = name.split("_")
-    return first + "".join(map(str.capitalize, others))
-
-
-def _entry(name: str, part: Any) -> tuple[str, Any]:
-    # Caps stand under task types, which are no names of ours.
-    return (name, item(part)) if isinstance(part, Cap) else (_name(name), part)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return time_text(value)
-    if isinstance(value, Mapping):
-        return dict(_entry(name, part) for name, part in value.items())
-    return value.id if isinstance(value, TaskKey) else value

@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from taskloom.cli import remote
 from taskloom.cli.finding import open_database
 from taskloom.module import TaskModule
 from taskloom.service import TaskService
@@ -28,9 +29,22 @@ def run(module: TaskModule, work: Coroutine[Any, Any, ResultT]) -> ResultT:
 
 
 def ask(database: Path | None, question: Callable[[TaskService], Coroutine[Any, Any, ResultT]]) -> ResultT:
-    """What *question* answers, asked of the tasks in *database*; raises what `open_database` and it raise."""
+    """What *question* answers, asked of the tasks in *database*, or of the server that the command line names.
+
+    Raises: what `open_database`, or `Remote.client`, and the question raise.
+    """
+    server = remote.chosen(database)
+    if server is not None:
+        return asyncio.run(_ask_server(server, question))
     module = open_database(database)
     return run(module, question(module.task_service))
+
+
+async def _ask_server(
+    server: remote.Remote, question: Callable[[TaskService], Coroutine[Any, Any, ResultT]]
+) -> ResultT:
+    async with server.client() as client:
+        return await question(cast(TaskService, client))  # it has the methods of one
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from taskloom.cli.output import cell, print_columns
-from taskloom.cli.queue_views import item
 from taskloom.cli.views import head
 from taskloom.notifications.message import message
+from taskloom.operations.items import item
 from taskloom.ports import ListenerFigures, Notice
 from taskloom.record import time_text
 

@@ -47,12 +47,12 @@ async def work(module: TaskModule, options: Options) -> None:
         log.info("asked to stop: running handlers have the grace time; a second signal ends at once")
         worker.stop()
 
-    with _signals(stop), _pipe(options.until_closed, stop):
+    with signals(stop), _pipe(options.until_closed, stop):
         async with worker:
             _say(f"worker {worker.name} runs {concurrency} at a time; Ctrl-C or SIGTERM stops it")
             await worker.run()
         _say(f"worker {worker.name} has stopped")
-    _leave_in_spite_of([thread for thread in threading.enumerate() if _holds(thread)])
+    leave_in_spite_of_threads()
 
 
 def _say(line: str) -> None:
@@ -60,7 +60,8 @@ def _say(line: str) -> None:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call *stop*, in the event loop, at the first SIGINT or SIGTERM; end the process at the second one."""
     # Plain signal handlers, not those of the loop: a handler of a task that blocks the loop must not hold off the
     # second signal. The first one wakes the loop.
     loop, asked = asyncio.get_running_loop(), False
@@ -102,12 +103,14 @@ def _holds(thread: threading.Thread) -> bool:
     return not thread.daemon and thread is not threading.main_thread()
 
 
-def _leave_in_spite_of(threads: Sequence[threading.Thread]) -> None:
-    """End the process if *threads* do not end soon.
+def leave_in_spite_of_threads() -> None:
+    """End the process if its other threads do not end soon.
 
     Python waits for them at its end, and the loop for those of its executor (`asyncio.to_thread`); a handler that never
     returns would keep the process for ever. Its task was given back.
     """
+
+    threads = [thread for thread in threading.enumerate() if _holds(thread)]
 
     def watch() -> None:
         until = time.monotonic() + LEFT_BEHIND_SECONDS

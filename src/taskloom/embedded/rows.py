@@ -24,7 +24,7 @@ from taskloom.values import decode
 
 STATUS_LETTER: Final = record.STATUS_LETTER
 _NO_ATTRIBUTES: Final = TaskAttributes()
-_STATUS: Final = {letter: status for status, letter in STATUS_LETTER.items()}
+STATUS_OF: Final = {letter: status for status, letter in STATUS_LETTER.items()}
 
 TASK_COLUMNS: Final = (
     "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
@@ -58,7 +58,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         task_type=type_,
         name=type_ if name is None else name,
         tenant_code=tenant,
-        status=_STATUS[status],
+        status=STATUS_OF[status],
         version=version,
         input=None if input_ is None else decode(input_),
         input_ref=input_ref,
@@ -117,7 +117,7 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         task_type=type_,
         name=type_,
         tenant_code=TenantCode(tenant),
-        status=_STATUS[status],
+        status=STATUS_OF[status],
         version=version,
         input=None,
         index=index,
@@ -254,7 +254,7 @@ class History(Sequence[HistoryEntry]):
             items = decode(f"[{self._text}]")
             self._entries = tuple(
                 HistoryEntry(
-                    at=from_milliseconds(at), status=_STATUS[status], run=run, attempt=attempt, reason=reason, by=by
+                    at=from_milliseconds(at), status=STATUS_OF[status], run=run, attempt=attempt, reason=reason, by=by
                 )
                 for at, status, run, attempt, reason, by in items[1 if items and isinstance(items[0], int) else 0 :]
             )

@@ -1,7 +1,7 @@
 """`ports.TaskStore` over SQLite."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -12,7 +12,7 @@ from taskloom.embedded import listeners, rows
 from taskloom.embedded.database import MINUTE, Database, Transaction
 from taskloom.lifecycle import Change, Guard, Refused, Written
 from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
-from taskloom.ports import ChunkRow, Clock, Known, NewTaskRow, TaskQuery
+from taskloom.ports import ChunkRow, Clock, Known, NewTaskRow, StatusRange, TaskQuery
 
 MAX_LOOK: Final = 2000
 """Tasks that one page with a filter looks at: bounds its time, however rare a match is."""
@@ -23,6 +23,10 @@ _SUB_TASK: Final = (
 )
 _SUB_TASKS: Final = (
     f"SELECT {rows.SUB_TASK_COLUMNS} FROM sub_tasks "
+    "WHERE parent = ? AND idx >= ? AND idx < ? AND tenant = ? AND type = ? ORDER BY idx"
+)
+_SUB_TASK_STATUSES: Final = (
+    "SELECT idx, status FROM sub_tasks "
     "WHERE parent = ? AND idx >= ? AND idx < ? AND tenant = ? AND type = ? ORDER BY idx"
 )
 _CREATE: Final = (
@@ -179,6 +183,12 @@ class SqliteTaskStore:
             lambda connection: [rows.sub_task_of(row) for row in connection.execute(_SUB_TASKS, values)]
         )
 
+    async def list_sub_task_statuses(self, parent: TaskKey, indexes: range) -> Sequence[StatusRange]:
+        """See `ports.TaskStore`."""
+        parts = parent.parts
+        values = (parts.code, indexes.start, indexes.stop, parts.tenant_code, parts.task_type)
+        return await self._database.read(lambda connection: _ranges(connection.execute(_SUB_TASK_STATUSES, values)))
+
     async def put_chunk(self, row: ChunkRow) -> bool:
         """See `ports.TaskStore`."""
         parts = row.parent.parts
@@ -196,6 +206,21 @@ class SqliteTaskStore:
             ]
 
         return await self._database.read(work)
+
+
+def _ranges(found: Iterable[tuple[int, str]]) -> list[StatusRange]:
+    ranges: list[StatusRange] = []
+    first, end, letter = 0, -1, ""
+    for index, status in found:
+        if index == end and status == letter:
+            end += 1
+            continue
+        if letter:
+            ranges.append(StatusRange(first, end, rows.STATUS_OF[letter]))
+        first, end, letter = index, index + 1, status
+    if letter:
+        ranges.append(StatusRange(first, end, rows.STATUS_OF[letter]))
+    return ranges
 
 
 def _create_unknown(transaction: Transaction, row: NewTaskRow, now: int) -> Known | None:

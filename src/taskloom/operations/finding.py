@@ -18,6 +18,8 @@ from taskloom.record import time_text
 MAX_PAGE: Final = 1000
 LOOK_ANYWAY: Final = timedelta(seconds=1)
 """Signals may be lost: how often `wait` looks by itself."""
+ABOVE: Final = "~"
+"""Above every character of a code."""
 
 
 class Finding:
@@ -52,6 +54,21 @@ class Finding:
         at = await self._backend.store.expired_at(key.parent)
         return TaskNotFound(key) if at is None else TaskExpired(key, time_text(at))
 
+    async def by_code(self, tenant_code: str, code: str) -> TaskEntity[Any]:
+        """See `TaskService.find_task`."""
+        tenant = model.tenant_code(tenant_code)
+        behind = TaskCode(f"{model.task_code(code)}{ABOVE}")  # in lists, newest first, the next one is the task itself
+        for kind in (Kind.TASK, Kind.SFN_TASK):
+            after: TaskCode | None = behind
+            while after is not None:
+                query = TaskQuery(tenant_code=tenant, kind=kind, after=after, limit=1)
+                tasks, after = await self._backend.store.list_tasks(query)
+                if tasks:
+                    if tasks[0].code == code:
+                        return await payloads.whole(self._backend, tasks[0])
+                    break
+        raise TaskNotFound(code)
+
     async def page(
         self,
         tenant_code: str,
@@ -84,7 +101,7 @@ class Finding:
         wanted = None if status is None else status_of(status)
         whole_number(limit, "limit", low=1, high=MAX_PAGE)
         start = 0 if cursor is None else cursors.number(cursor, MAX_SUB_TASKS)
-        parent = await self._fan_out(key)
+        parent = await self.fan_out(key)
         count = parent.attributes.sub_task_count or 0
         indexes = range(start, min(count, start + max(limit, payloads.SUB_TASK_PAGE if wanted else 0)))
         found: list[TaskEntity[Any]] = []
@@ -134,7 +151,8 @@ class Finding:
         finally:
             end()
 
-    async def _fan_out(self, key: TaskKey) -> TaskEntity[Any]:
+    async def fan_out(self, key: TaskKey) -> TaskEntity[Any]:
+        """As `stored`; refuses what is no fan-out."""
         task = await self.stored(key)
         if task.kind is not Kind.SFN_TASK:
             raise InvalidInput("key", f"{key} is no step function task, so it has no sub-tasks", "give a fan-out's key")

@@ -13,6 +13,7 @@ from taskloom.cli.finding import find_key
 from taskloom.cli.options import AsJson, Database, Key
 from taskloom.errors import InvalidInput
 from taskloom.model import LogLine, TaskKey
+from taskloom.operations.items import item
 from taskloom.operations.queues import QueueFigures
 from taskloom.policy import MAX_SECONDS, number, whole_number
 from taskloom.ports import DeadLetter, Pause, PauseScope, WorkerFacts
@@ -149,7 +150,7 @@ def explain(key: Key, database: Database = None, as_json: AsJson = False) -> Non
     explanation = session.ask(database, lambda service: service.explain(task_key))
     console = output.console()
     if as_json:
-        views.print_json(console, queue_views.item(explanation))
+        views.print_json(console, item(explanation))
     else:
         console.print(explanation.status, style=views.STYLES[explanation.status], end=" ")
         console.print(output.visible(f"({explanation.cause}): {explanation.text}"), soft_wrap=True)
@@ -206,7 +207,7 @@ def dead_letters(
         if not found or found[0].id != id_:
             raise InvalidInput("ID", f"there is no dead letter {id_}", "list them: taskloom dead-letters")
         if as_json:
-            views.print_json(console, queue_views.item(found[0]))
+            views.print_json(console, item(found[0]))
         else:
             queue_views.print_dead_letter(console, found[0])
         return
@@ -222,7 +223,7 @@ def dead_letters(
 
     letters, more = session.ask(database, page)
     if as_json:
-        items = list(map(queue_views.item, letters))
+        items = list(map(item, letters))
         views.print_json(console, {"items": items, "cursor": letters[-1].id if more else None})
     else:
         queue_views.print_dead_letters(console, letters, more=more)

@@ -1,0 +1,1 @@
+"""Measures the web application: `python -m bench.web`."""
