@@ -18,6 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 MUTANTS_READY := $(VENV)/.mutants-ready
+AWS_READY := $(VENV)/.aws-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 CODE := $(wildcard src tests bench examples)
 
@@ -26,11 +27,11 @@ demo: $(READY)  ## Show both kinds of task at work (ARGS are passed on)
 
 test: $(READY)  ## Run the tests, of those on AWS a short set (ARGS go to pytest)
 	@$(BIN)/python -m tests.aws.emulator
-	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -m "not long" --ignore tests/deploy $(ARGS)
 
-test-aws: $(READY)  ## Run all tests of the AWS engine, on an emulator (ARGS go to pytest)
+test-aws: $(AWS_READY)  ## Run all tests of the AWS engine and of its stack, on an emulator (ARGS go to pytest)
 	@$(BIN)/python -m tests.aws.emulator
-	@$(BIN)/python -m pytest tests/aws $(ARGS)
+	@$(BIN)/python -m pytest tests/aws tests/deploy $(ARGS)
 
 chaos: $(READY)  ## Kill workers, again and again, while thousands of tasks run (ARGS are passed on)
 	@$(BIN)/python -m tests.chaos $(ARGS)
@@ -85,4 +86,9 @@ $(BENCH_READY): $(READY)
 
 $(MUTANTS_READY): $(READY)
 	@$(PIP) install --editable '.[dev,mutants]'
+	@touch $@
+
+$(AWS_READY): $(READY)
+	@echo "Adding CDK and its linter to $(VENV) …"
+	@$(PIP) install --editable '.[dev-aws]'
 	@touch $@

@@ -63,7 +63,7 @@ DEFINITION: Final[dict[str, Any]] = {
     "SSESpecification": {"Enabled": True},
 }
 """The parameters of CreateTable, without the name."""
-TIME_TO_LIVE: Final = {"Enabled": True, "AttributeName": TTL}
+TIME_TO_LIVE: Final[dict[str, Any]] = {"Enabled": True, "AttributeName": TTL}
 """The parameter of UpdateTimeToLive."""
 POINT_IN_TIME_RECOVERY: Final = {"PointInTimeRecoveryEnabled": True}
 """The parameter of UpdateContinuousBackups."""

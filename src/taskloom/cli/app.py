@@ -10,7 +10,17 @@ import typer
 from typer.core import TyperGroup
 
 from taskloom.cli import output
-from taskloom.cli.commands import completing, creating, doctor, running, seeing, steering, webhooks
+from taskloom.cli.commands import (
+    completing,
+    creating,
+    deploying,
+    developing,
+    doctor,
+    running,
+    seeing,
+    steering,
+    webhooks,
+)
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.errors import TaskloomError
 
@@ -88,4 +98,6 @@ app.command("dead-letters")(seeing.dead_letters)
 app.command("redrive")(steering.redrive)
 app.command("webhooks")(webhooks.webhooks)
 app.command("doctor")(doctor.doctor)
+app.add_typer(deploying.app, name="deploy")
+app.command("dev")(developing.dev)
 app.command("completion")(completing.completion)
