@@ -6,6 +6,7 @@ wait no longer (source: Amazon SQS developer guide, "Amazon SQS fair queues").
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -40,6 +41,8 @@ _STALE: Final = frozenset({"ReceiptHandleIsInvalid", "InvalidParameterValue", "M
 TASK_DISPATCH: Final = "task-dispatch"
 """`action` of a message that tells a worker to dispatch a stream record once more."""
 
+log = logging.getLogger(__name__)
+
 Pauses = Callable[[], Awaitable[Sequence[Pause]]]
 
 
@@ -71,9 +74,12 @@ class SqsSender:
         except StoreError as error:
             if not error.retryable:
                 raise
+            log.warning("messages could not be sent", extra={"queue": self._queue_url, "error": str(error)})
             return
         for done in answer.get("Successful", ()):
             sent[int(done["Id"])] = True
+        for failed in answer.get("Failed", ()):
+            log.warning("a message could not be sent", extra={"queue": self._queue_url, "error": str(failed)})
 
 
 class SqsQueue:

@@ -5,6 +5,8 @@
 3. StartExecution with the name and the input of a running execution gives that execution.
 4. Step Functions sees the throttles of Lambda as `Lambda.TooManyRequestsException`.
 5. `errorType` of a Python exception is the name of its class.
+6. `MaxConcurrencyPath` of a Map counts; and no Map makes more calls at a time than TASKLOOM_MAP_AT_ONCE says, if it is
+   set: each of them is a process.
 """
 
 import json
@@ -24,6 +26,8 @@ _drain.__defaults__ = (float(os.environ.get("MINISTACK_FIRST_LINE_WAIT", "0.003"
 _start_execution = stepfunctions._start_execution
 _call_lambda = stepfunctions._call_lambda
 _execute_warm = lambda_svc._execute_function_warm
+_run_map_items = stepfunctions._run_map_items
+_map_at_once = int(os.environ.get("TASKLOOM_MAP_AT_ONCE", "0"))
 
 
 def start_execution(data: dict[str, Any]) -> Any:
@@ -59,6 +63,16 @@ def execute_warm(function: Any, event: Any, request_id: Any) -> Any:
     return answer
 
 
+def run_map_items(state: dict[str, Any], raw_input: Any, execution: Any, context: Any) -> Any:
+    at_once = int(state.get("MaxConcurrency") or 0)
+    if "MaxConcurrencyPath" in state:
+        effective = stepfunctions._apply_input_path(state, raw_input, context)
+        at_once = int(stepfunctions._resolve_path_or_ctx(state["MaxConcurrencyPath"], effective, context))
+    limits = [limit for limit in (at_once, _map_at_once) if limit > 0]
+    return _run_map_items({**state, "MaxConcurrency": min(limits, default=0)}, raw_input, execution, context)
+
+
+stepfunctions._run_map_items = run_map_items
 stepfunctions._start_execution = start_execution
 stepfunctions._call_lambda = call_lambda
 lambda_svc._execute_function_warm = execute_warm

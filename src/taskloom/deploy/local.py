@@ -14,7 +14,6 @@ from taskloom.aws import table
 from taskloom.deploy.emulator import REGION, Emulator, packages_of
 from taskloom.deploy.package import ENTRY, HANDLER, entry
 
-CODE_BUCKET: Final = "taskloom-code"
 AT_ONCE: Final = 2
 """Functions of one kind at a time: each is a process of its own here."""
 
@@ -55,9 +54,9 @@ class LocalStack:
 
     def logged(self, position: dict[str, int]) -> Iterator[str]:
         """Lines that the functions logged since *position*, which is moved on; at first give an empty one."""
-        logs = self.emulator.client("logs")
+        logs, functions = self.emulator.client("logs"), self.emulator.client("lambda")
         for function, physical in self.resources("AWS::Lambda::Function").items():
-            group = f"/aws/lambda/{physical}"
+            group = functions.get_function_configuration(FunctionName=physical)["LoggingConfig"]["LogGroup"]
             for page in _pages(logs, group, position.get(group, 0)):
                 for event in page:
                     position[group] = max(position.get(group, 0), event["timestamp"] + 1)
@@ -85,16 +84,16 @@ def deploy(
 
     Its functions run in this program's interpreter, so what the application imports is what is installed here.
     """
-    s3 = emulator.client("s3")
-    s3.create_bucket(Bucket=CODE_BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3, bucket = emulator.client("s3"), f"{name}-code"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     key = f"{name}.zip"
-    s3.put_object(Bucket=CODE_BUCKET, Key=key, Body=_package(application, folder or Path.cwd(), emulator.home))
+    s3.put_object(Bucket=bucket, Key=key, Body=_package(application, folder or Path.cwd(), emulator))
     cloudformation = emulator.client("cloudformation")
     cloudformation.create_stack(
         StackName=name,
         TemplateBody=json.dumps(adapted(template)),
         Parameters=[
-            {"ParameterKey": "CodeBucket", "ParameterValue": CODE_BUCKET},
+            {"ParameterKey": "CodeBucket", "ParameterValue": bucket},
             {"ParameterKey": "CodeKey", "ParameterValue": key},
         ],
         Capabilities=["CAPABILITY_IAM"],
@@ -130,11 +129,12 @@ def _pages(logs: Any, group: str, since: int) -> Iterator[list[dict[str, Any]]]:
     yield answer["events"]
 
 
-def _package(application: str, folder: Path, home: Path) -> bytes:
+def _package(application: str, folder: Path, emulator: Emulator) -> bytes:
     """What Lambda starts: this interpreter, with the application's folder and the runtime of Lambda on its path."""
-    paths = [str(folder), *(path for path in sys.path if path), str(packages_of(home))]
+    paths = [str(folder), *(path for path in sys.path if path), str(packages_of(emulator.home))]
     bootstrap = (
         "#!/bin/sh\n"
+        f"export AWS_ENDPOINT_URL={shlex.quote(emulator.endpoint)}\n"  # the emulator tells its own runtimes only
         f'export PYTHONPATH="$LAMBDA_TASK_ROOT":{shlex.quote(os.pathsep.join(paths))}\n'
         f'exec {shlex.quote(sys.executable)} -m awslambdaric "$_HANDLER"\n'
     )

@@ -44,7 +44,7 @@ def dev(
     del aws_cdk, boto3
     from taskloom.deploy import emulator, local, template
 
-    with emulator.running(home or emulator.HOME) as started:
+    with emulator.running(home or emulator.HOME, TASKLOOM_MAP_AT_ONCE=str(local.AT_ONCE)) as started:
         print("Deploying …", file=sys.stderr, flush=True)
         stack = local.deploy(started, template.template("taskloom", code_key="taskloom.zip"), application)
         for name, value in stack.environment.items():
