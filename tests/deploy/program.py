@@ -67,24 +67,23 @@ def make(settings: Settings | None = None) -> TaskModule:
     async def long(event: TaskQueueEvent) -> int:
         async for number in event.resumable(range(SLICES)):
             note(event.task.input["notes"], str(number))
-            await asyncio.sleep(ITEM_SECONDS)  # noqa: TID251 - stands for work: the function has a real time limit
+            await asyncio.to_thread(work)
         return SLICES
 
     @module.task("saving")
     async def saving(event: TaskQueueEvent) -> int:
-        first = int(str(event.state or 0))
-        for number in range(first, SLICES):
+        for number in range(saved(event), SLICES):
             note(event.task.input["notes"], str(number))
-            await asyncio.sleep(ITEM_SECONDS)  # noqa: TID251 - stands for work: the function has a real time limit
+            await asyncio.to_thread(work)
             await event.checkpoint(number + 1)
         return SLICES
 
     @module.task("blocking")
     def blocking(event: TaskQueueEvent) -> int:
         """Nobody can interrupt it: its thread goes on when the time of the function is over."""
-        for number in range(int(str(event.state or 0)), SLICES):
+        for number in range(saved(event), SLICES):
             note(event.task.input["notes"], str(number))
-            threading.Event().wait(ITEM_SECONDS)
+            work()
             event.sync.checkpoint(number + 1)
         return SLICES
 
@@ -98,6 +97,16 @@ def make(settings: Settings | None = None) -> TaskModule:
             return "nobody answered"
 
     return module
+
+
+def work() -> None:
+    """What takes a while."""
+    threading.Event().wait(ITEM_SECONDS)
+
+
+def saved(event: TaskQueueEvent) -> int:
+    """How far an attempt before was."""
+    return event.state if isinstance(event.state, int) else 0
 
 
 def note(path: str, line: str) -> None:

@@ -129,7 +129,8 @@ class Outside:
         try:
             return _run(scenario, self.settings, folder)
         except (AssertionError, TimeoutError) as error:
-            error.add_note("\n".join(["the functions logged:", *self.stack.logged({})][-200:]))
+            lines = [line for line in self.stack.logged({}) if '"level"' in line or "Error" in line]
+            error.add_note("\n".join(["the functions logged:", *lines[-50:]]))
             raise
 
     def function(self, name: str) -> str:

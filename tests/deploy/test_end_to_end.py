@@ -236,7 +236,9 @@ def test_a_handler_goes_on_behind_the_end_of_its_function(hurried: Outside, tmp_
     assert len(mine.notes) < 2 * SLICES  # it went on, and did not begin anew
 
 
-def test_a_callback_is_answered_from_outside(outside: Outside, tmp_path: Path) -> None:
+def test_a_callback_is_answered_from_outside(hurried: Outside, tmp_path: Path) -> None:
+    """On the other stack: the message that was to wake the task stays in the queue until its time is over."""
+
     async def scenario(module: TaskModule, folder: Path) -> Outcome:
         path = folder / "notes"
         given = {"notes": str(path)}
@@ -247,7 +249,7 @@ def test_a_callback_is_answered_from_outside(outside: Outside, tmp_path: Path) -
         ended = await module.task_service.wait(task.key, timeout=PATIENCE)
         return Outcome((facts(ended),))
 
-    mine = outside.run(scenario, tmp_path / "aws")
+    mine = hurried.run(scenario, tmp_path / "aws")
     theirs = embedded(scenario, tmp_path / "embedded")
     for (task,) in (mine.tasks, theirs.tasks):
         assert (task["status"], task["result"], task["attempt"]) == ("COMPLETED", {"approved": True}, 1)

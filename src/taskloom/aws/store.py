@@ -21,8 +21,8 @@ from taskloom.aws.sizes import item_bytes
 from taskloom.clock import to_milliseconds
 from taskloom.errors import StoreBusy
 from taskloom.lifecycle import Change, Refused, Written
-from taskloom.model import SHARD_SIZE, TaskCode, TaskEntity, TaskKey, TenantCode
-from taskloom.ports import ChunkRow, Idempotency, Known, NewTaskRow, TaskQuery
+from taskloom.model import SHARD_SIZE, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
+from taskloom.ports import ChunkRow, Idempotency, Known, NewTaskRow, StatusRange, TaskQuery
 from taskloom.record import PK, SK
 
 RACES: Final = 20
@@ -249,16 +249,22 @@ class DynamoTaskStore:
 
     async def list_sub_tasks(self, parent: TaskKey, indexes: range) -> Sequence[TaskEntity[Any]]:
         """See `ports.TaskStore`. A query per thousand."""
-        parts = parent.parts
-        queries = []
-        for shard in range(indexes.start // SHARD_SIZE, -(-indexes.stop // SHARD_SIZE) if len(indexes) else 0):
-            own = range(max(indexes.start, shard * SHARD_SIZE), min(indexes.stop, (shard + 1) * SHARD_SIZE))
-            first, last = (
-                TaskKey.sub_task(parts.tenant_code, parts.task_type, parts.code, index) for index in (own[0], own[-1])
-            )
-            queries.append(Query((PK, first.pk)).between(SK, first.sk, last.sk))
+        queries = _queries(parent, indexes)
         found = await self._together([partial(self._dynamo.all, query) for query in queries])
         return [task_of(item) for part in found for item in part]
+
+    async def list_sub_task_statuses(self, parent: TaskKey, indexes: range) -> Sequence[StatusRange]:
+        """See `ports.TaskStore`. A query per thousand, one after the other."""
+
+        def work() -> list[StatusRange]:
+            ranges: list[StatusRange] = []
+            for query in _queries(parent, indexes):
+                for page, _ in self._dynamo.pages(query):
+                    for task in map(task_of, page):
+                        _extend(ranges, task.index or 0, task.status)
+            return ranges
+
+        return await self._dynamo.clients.run(work)
 
     async def put_chunk(self, row: ChunkRow) -> bool:
         """See `ports.TaskStore`."""
@@ -302,6 +308,27 @@ class DynamoTaskStore:
 
 
 _WRITTEN: Final = Written()
+
+
+def _queries(parent: TaskKey, indexes: range) -> list[Query]:
+    """Those that find the stored sub-tasks with these indexes, in order; one per shard."""
+    parts = parent.parts
+    queries = []
+    for shard in range(indexes.start // SHARD_SIZE, -(-indexes.stop // SHARD_SIZE) if len(indexes) else 0):
+        own = range(max(indexes.start, shard * SHARD_SIZE), min(indexes.stop, (shard + 1) * SHARD_SIZE))
+        first, last = (
+            TaskKey.sub_task(parts.tenant_code, parts.task_type, parts.code, index) for index in (own[0], own[-1])
+        )
+        queries.append(Query((PK, first.pk)).between(SK, first.sk, last.sk))
+    return queries
+
+
+def _extend(ranges: list[StatusRange], index: int, status: TaskStatus) -> None:
+    """Add a sub-task behind those that are in *ranges*."""
+    if ranges and (ranges[-1].end, ranges[-1].status) == (index, status):
+        ranges[-1] = ranges[-1]._replace(end=index + 1)
+    else:
+        ranges.append(StatusRange(index, index + 1, status))
 
 
 def _known(item: Item) -> Known:
