@@ -270,6 +270,28 @@ def _all(options: Options) -> Sequence[Workload]:
             large=True,
         ),
         Workload(
+            name="retention",
+            title=f"end to end, {tasks:,} tasks, while expired ones are removed",
+            metrics=_RATE,
+            cases=(
+                Case(
+                    contender="taskloom",
+                    measurement="end-to-end",
+                    label=f"Taskloom, {finished}, none expired",
+                    count=tasks,
+                    old=million,
+                ),
+                Case(
+                    contender="taskloom",
+                    measurement="end-to-end-removing",
+                    label=f"Taskloom, {million:,} expired",
+                    count=tasks,
+                    old=million,
+                ),
+            ),
+            large=True,
+        ),
+        Workload(
             name="backlog",
             title=f"claim, run and finish {tasks:,} of the tasks that wait",
             metrics=_RATE,

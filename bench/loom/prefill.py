@@ -23,6 +23,16 @@ async def prefill_finished(path: Path, count: int) -> list[TaskKey]:
     return _copy(path, made.key, count)
 
 
+async def prefill_expired(path: Path, count: int) -> None:
+    """Put *count* tasks into the file that have expired and are not removed yet."""
+    await prefill_finished(path, count)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("UPDATE tasks SET ttl = 1")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    os.sync()
+
+
 async def prefill_waiting(path: Path, count: int) -> list[TaskKey]:
     """Put *count* tasks into the file that have their message and wait for a worker; the keys of some of them."""
     module, _ = application(path)

@@ -10,8 +10,12 @@ from bench.figures import file_figures, latency_figures, log_size
 from bench.job import Figures, Job, Measurement
 from bench.loom.app import TENANT, WAIT, application, database
 from bench.loom.create import IN_FLIGHT, create, create_concurrently, create_in_bulk
-from bench.loom.prefill import prefill_finished
+from bench.loom.prefill import prefill_expired, prefill_finished
 from taskloom import TaskKey, TaskService, TaskStatus
+from taskloom.clock import SystemClock
+from taskloom.embedded.backend import embedded_backend
+from taskloom.execution.sweeper import Sweeper
+from taskloom.ids import RandomIds
 
 Submit: TypeAlias = Callable[[TaskService, int], Awaitable[list[TaskKey]]]
 
@@ -81,6 +85,38 @@ def _with_workers(submit: Submit) -> Measurement:
     return measure
 
 
+def _while_removing(job: Job) -> Figures:
+    """Tasks from their creation to the result, while the expired ones in the file are removed."""
+    path = database(job)
+    asyncio.run(prefill_expired(path, job.old))
+    module, _ = application(path)
+    backend = embedded_backend(path, "FULL", SystemClock(), RandomIds())
+
+    async def sweep(stopping: asyncio.Event) -> None:
+        while not stopping.is_set():  # one look lasts a minute at most
+            await Sweeper(backend, "bench").look(stopping)
+            await asyncio.sleep(GAP)
+
+    async def run() -> float:
+        await read_back(module.task_service, [await create(module.task_service, 0)])
+        stopping = asyncio.Event()
+        sweeping = asyncio.create_task(sweep(stopping))
+        try:
+            return await _through(module.task_service, job.count, create_concurrently)
+        finally:
+            stopping.set()
+            await sweeping
+
+    with Children("bench.loom.worker", [str(path), str(job.concurrency)], job.processes) as workers:
+        seconds = asyncio.run(run())
+    _once(sum(report["runs"] for report in workers.reports), job.count + 1)
+    left = asyncio.run(backend.retention.expired(job.old))
+    assert left < job.old, "nothing was removed"
+    backend.close()
+    module.close()
+    return {"rate": job.count / seconds}
+
+
 async def _samples(service: TaskService, count: int) -> Figures:
     starts: list[float] = []
     results: list[float] = []
@@ -118,6 +154,7 @@ def _latency_two_processes(job: Job) -> Figures:
 MEASUREMENTS: Final[dict[str, Measurement]] = {
     "end-to-end": _with_workers(create_concurrently),
     "end-to-end-bulk": _with_workers(create_in_bulk),
+    "end-to-end-removing": _while_removing,
     "end-to-end-one-process": _in_one_process,
     "latency-one-process": _latency_one_process,
     "latency-two-processes": _latency_two_processes,

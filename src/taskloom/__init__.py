@@ -12,24 +12,35 @@ if TYPE_CHECKING:
     from taskloom.events.factory import EventFactory, EventFactoryAddedTask, ITaskQueueEventFactory
     from taskloom.events.marks import IEvent, IEventHandler, event_factory, event_handler
     from taskloom.events.task_events import StepFunctionTaskEvent, TaskEvent, TaskQueueEvent
-    from taskloom.model import InvokeContext, TaskEntity, TaskKey, TaskStatus
+    from taskloom.model import InvokeContext, LogLine, Page, TaskEntity, TaskKey, TaskStatus
     from taskloom.module import TaskModule
     from taskloom.operations.creation import NewTask
+    from taskloom.operations.explaining import Cause, Explanation
+    from taskloom.operations.queues import QueueFigures
     from taskloom.policy import Retry
+    from taskloom.ports import DeadLetter, Pause, PauseScope, Throughput, WorkerFacts
     from taskloom.service import TaskService
     from taskloom.settings import Settings
     from taskloom.state_service import StepFunctionService
 
 _HOMES = {
+    "Cause": "operations.explaining",
     "Continue": "errors",
+    "DeadLetter": "ports",
     "EventFactory": "events.factory",
     "EventFactoryAddedTask": "events.factory",
+    "Explanation": "operations.explaining",
     "GiveUp": "errors",
     "IEvent": "events.marks",
     "IEventHandler": "events.marks",
     "ITaskQueueEventFactory": "events.factory",
     "InvokeContext": "model",
+    "LogLine": "model",
     "NewTask": "operations.creation",
+    "Page": "model",
+    "Pause": "ports",
+    "PauseScope": "ports",
+    "QueueFigures": "operations.queues",
     "Retry": "policy",
     "RetryAfter": "errors",
     "Settings": "settings",
@@ -43,21 +54,31 @@ _HOMES = {
     "TaskService": "service",
     "TaskStatus": "model",
     "TaskloomError": "errors",
+    "Throughput": "ports",
+    "WorkerFacts": "ports",
     "current": "events.context",
     "event_factory": "events.marks",
     "event_handler": "events.marks",
 }
 
 __all__ = [
+    "Cause",
     "Continue",
+    "DeadLetter",
     "EventFactory",
     "EventFactoryAddedTask",
+    "Explanation",
     "GiveUp",
     "IEvent",
     "IEventHandler",
     "ITaskQueueEventFactory",
     "InvokeContext",
+    "LogLine",
     "NewTask",
+    "Page",
+    "Pause",
+    "PauseScope",
+    "QueueFigures",
     "Retry",
     "RetryAfter",
     "Settings",
@@ -71,6 +92,8 @@ __all__ = [
     "TaskService",
     "TaskStatus",
     "TaskloomError",
+    "Throughput",
+    "WorkerFacts",
     "current",
     "event_factory",
     "event_handler",

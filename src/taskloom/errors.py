@@ -5,6 +5,7 @@ TaskloomError
 │   └── InvalidType (TypeError)     ... because it is of the wrong kind altogether
 ├── WiringError (TypeError)         handlers, factories or providers do not fit together
 ├── TaskNotFound (LookupError)      no such task in this tenant
+│   └── TaskExpired                 ... any more: it had ended, and was kept as long as it was to be
 ├── TaskEnded                       the task has ended, so there is nothing to cancel
 ├── TaskOpen                        the task has not ended, so there is nothing to retry
 ├── IdempotencyConflict             the idempotency key was used for something else
@@ -70,6 +71,19 @@ class TaskNotFound(TaskloomError, LookupError):
 
     def __reduce__(self) -> tuple[type["TaskNotFound"], tuple[object]]:
         return type(self), (self.task,)
+
+
+class TaskExpired(TaskNotFound):
+    """The task was there: it had ended, and was kept for its `ttl`, which passed at *at*. It is gone for good."""
+
+    def __init__(self, task: object, at: str) -> None:
+        super().__init__(task)
+        self.at = at
+        """When it expired, ISO 8601."""
+        self.args = (f"{task} expired at {at} and is gone; create it anew",)
+
+    def __reduce__(self) -> tuple[type["TaskExpired"], tuple[object, str]]:  # type: ignore[override]
+        return type(self), (self.task, self.at)
 
 
 class TaskEnded(TaskloomError):

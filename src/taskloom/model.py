@@ -290,6 +290,8 @@ class TaskOptions:
     retry: RetryNumbers | None = None
     deadline: float | None = None
     """Seconds from the creation, or from a retry, in which the task must end."""
+    ttl: float | None = None
+    """Seconds from its end for which the task is kept; None: for ever."""
 
 
 NO_OPTIONS: Final = TaskOptions()
@@ -396,6 +398,8 @@ class TaskEntity(Generic[InputT]):
     finished_at: datetime | None = None
     deadline_at: datetime | None = None
     """From when on the task is FAILED if it has not ended."""
+    ttl: datetime | None = None
+    """From when on the ended task counts as absent, a whole second; None: never. A retry clears it."""
     lost: int = 0
     """Attempts of the run whose worker died."""
     priority: int = DEFAULT_PRIORITY

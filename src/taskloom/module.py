@@ -26,7 +26,7 @@ from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity
-from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, whole_number
+from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, retention, whole_number
 from taskloom.ports import Backend, Clock, Ids, Served
 from taskloom.service import TaskService
 from taskloom.settings import Settings
@@ -70,6 +70,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
@@ -82,6 +83,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
             invoke_context=invoke_context,
@@ -99,6 +101,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
@@ -111,6 +114,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
             invoke_context=invoke_context,
@@ -126,7 +130,12 @@ class TaskModule:
         self.settings = settings
         self.enable_controller = enable_controller
         """Whether the application serves the REST endpoints for tasks."""
-        self.task_service = TaskService(backend, registry, idempotency_ttl=settings.idempotency_ttl)
+        self.task_service = TaskService(
+            backend,
+            registry,
+            idempotency_ttl=settings.idempotency_ttl,
+            ttl=retention(settings.ttl, "ttl"),
+        )
         self.step_function_service = StepFunctionService(backend)
         self.sync = SyncModule(self.task_service, self.step_function_service)
         """The same services for programs without an event loop."""
@@ -199,15 +208,17 @@ class TaskModule:
         retry: Retry | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         max_concurrency: int | None = None,
         max_concurrency_per_tenant: int | None = None,
     ) -> "_SingleDecorator":
         """Decorate the function that handles single tasks of *task_type*, `async def` or `def` (runs in a thread).
 
         *retry* (default: `Settings.retry`), *timeout*: seconds per attempt, *deadline*: seconds from the creation in
-        which tasks that this module creates must end. *max_concurrency*, *max_concurrency_per_tenant*: how many of this
-        type run at the same time, over all workers. Raises: WiringError when the type has a handler already, or the
-        backend refuses what is asked for; InvalidInput, InvalidType.
+        which tasks that this module creates must end, *ttl*: seconds (or a timedelta, at least 1 s) from its end for
+        which a task that this module creates is kept (default: `Settings.ttl`). *max_concurrency*,
+        *max_concurrency_per_tenant*: how many of this type run at the same time, over all workers. Raises: WiringError
+        when the type has a handler already, or the backend refuses what is asked for; InvalidInput, InvalidType.
         """
         for feature, name, value in (
             (Feature.MAX_CONCURRENCY, "max_concurrency", max_concurrency),
@@ -220,6 +231,7 @@ class TaskModule:
             retry=self._retry(retry),
             timeout=_seconds(timeout, "timeout"),
             deadline=_seconds(deadline, "deadline"),
+            ttl=retention(ttl, "ttl"),
             max_concurrency=max_concurrency,
             max_concurrency_per_tenant=max_concurrency_per_tenant,
         )
@@ -232,6 +244,7 @@ class TaskModule:
         retry: Retry | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         max_concurrency: int = 40,
         chunk_size: int | None = None,
         chunk_concurrency: int = 1,
@@ -239,7 +252,7 @@ class TaskModule:
     ) -> "_FanOutDecorator":
         """Decorate the function that handles one sub-task of fan-outs of *task_type*.
 
-        *retry* and *timeout* count for each sub-task, *deadline* for the whole.
+        *retry* and *timeout* count for each sub-task, *deadline* and *ttl* (see `task`) for the whole.
         *max_concurrency*: sub-tasks that run at the same time, over all workers; *chunk_size*: sub-tasks that one
         worker claims together (default: 1 up to 100 inputs, then ceil(n / 100), at most 100); *chunk_concurrency*: how
         many of a chunk run at the same time; *tolerated_failure_percentage*: up to how many percent of failed
@@ -250,6 +263,7 @@ class TaskModule:
             retry=self._retry(retry),
             timeout=_seconds(timeout, "timeout"),
             deadline=_seconds(deadline, "deadline"),
+            ttl=retention(ttl, "ttl"),
             chunk_size=chunk_size,
             chunk_concurrency=chunk_concurrency,
             max_concurrency=max_concurrency,

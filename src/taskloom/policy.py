@@ -183,6 +183,16 @@ def whole_number(value: object, field: str, *, low: int, high: int) -> int:
     return value
 
 
+MAX_TTL: Final = 100 * MAX_SECONDS
+
+
+def retention(value: object, field: str) -> float | None:
+    """*value*, for how long an ended task is kept, in seconds; None: for ever. Raises: as `number`."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    return None if value is None else number(value, field, low=1, high=MAX_TTL)
+
+
 def number(value: object, field: str, *, low: float, high: float) -> float:
     """*value* as a number from *low* to *high*. Raises: InvalidInput or InvalidType naming *field*."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -92,6 +92,10 @@ class ChunkRow:
 class TaskStore(Protocol):
     """Where tasks, sub-tasks and chunk rows are kept.
 
+    An ended task whose `ttl` has come counts as absent at once, for every method, guards and idempotency keys included,
+    whether it is removed already or not. Its sub-tasks and chunk rows have no `ttl`: whoever asks for them asks for
+    their parent first.
+
     Sub-tasks come back without what only their parent knows: `input`, `name`, `request_id`, `created_by`, `created_ip`.
     """
 
@@ -122,6 +126,9 @@ class TaskStore(Protocol):
 
     async def get(self, key: TaskKey) -> TaskEntity | None:
         """The task or stored sub-task *key*; sees every write that was answered before the call."""
+
+    async def expired_at(self, key: TaskKey) -> datetime | None:
+        """The `ttl` of the top-level task *key*, if it has come; None also when nobody can tell any more."""
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity], TaskCode | None]:
         """At most `limit` matching tasks in the order of their codes, and where to go on (None: there are no more).
@@ -183,6 +190,8 @@ class StreamFailure:
     """A record that could not be dispatched."""
 
     sequence: int
+    failures: int
+    """How often it had failed before, as `StreamRecord` said: so that a repeat does not count twice."""
     reason: str
     retry_at: datetime | None
     """When to take it again; None puts it with the dead letters."""
@@ -209,7 +218,8 @@ class ChangeStream(Protocol):
     async def settle(self, done: Sequence[tuple[int, TaskMessage | None]], failures: Sequence[StreamFailure]) -> None:
         """Remove the records *done*, send the message beside each, keep *failures* for later: one write (rule 1).
 
-        A record that somebody else has settled since sends nothing, so each record becomes at most one message.
+        A record that somebody else has settled since sends nothing, so each record becomes at most one message. A
+        repeat of the call changes nothing: each failure counts once.
         """
 
     async def next_due(self) -> datetime | None:
@@ -415,7 +425,10 @@ class QueueAdmin(Protocol):
         """All pauses, oldest first."""
 
     async def lanes(self) -> Sequence[LaneFigures]:
-        """What is in the queue or has to come there, by tenant, kind and task type; costs as much as there is."""
+        """What is in the queue or has to come there, by tenant, kind and task type; costs as much as there is.
+
+        The messages of tasks that have ended meanwhile do not count, though a worker has still to drop them.
+        """
 
     async def throughput(self, since: datetime) -> Sequence[Throughput]:
         """What ended in the minutes since then, oldest first: sub-tasks, single tasks and fan-outs, each by type."""
@@ -439,7 +452,7 @@ class QueueAdmin(Protocol):
         """Whether the caller is the one to do what all workers need done; nobody else is before *until*."""
 
     async def report_duty(self, name: str, facts: Mapping[str, Json]) -> None:
-        """What came of it."""
+        """What came of it; by whoever took it."""
 
     async def duty(self, name: str) -> Mapping[str, Json] | None:
         """What was reported last; None when nothing was."""
@@ -682,6 +695,29 @@ class Steps(Protocol):
         """
 
 
+class Retention(Protocol):
+    """Removes what nobody needs any more. Every call does a bounded amount of work; all of them may be repeated, by
+    several workers at the same time, and one that was cut short is gone on with by the next one.
+    """
+
+    async def remove_expired(self, limit: int) -> int:
+        """Remove about *limit* rows of tasks whose `ttl` has come, those that expired first; how many rows; 0 when
+        nothing is left.
+
+        With a task everything goes that was kept for it: sub-tasks, chunk rows, payloads, log lines, steps, executions,
+        dead letters. The row of the task goes last, so that what is left of a removal that was cut short is found
+        again; a task that has lost something stays absent even if the clock goes back.
+        """
+
+    async def expired(self, limit: int) -> int:
+        """How many tasks have expired and are not removed yet; counts to *limit* at most."""
+
+    async def remove_orphans(self, before: datetime, after: str, limit: int) -> str | None:
+        """Of the *limit* payloads behind the reference *after*, in some order, remove those that were written before
+        *before* and that no task, sub-task or step names; the reference to go on behind, None at the end.
+        """
+
+
 class Signals(Protocol):
     """Wake-ups. A signal may be lost, late or needless: whoever waits for one also looks by itself now and then."""
 
@@ -707,6 +743,7 @@ class Backend:
     payloads: PayloadStore
     logs: TaskLogs
     steps: Steps
+    retention: Retention
     signals: Signals
     admin: QueueAdmin
     stream_arn: str

@@ -98,6 +98,8 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         item["priority"] = task.priority
     if task.state is not None:
         item["state"] = task.state
+    if task.ttl is not None:
+        item["ttl"] = to_milliseconds(task.ttl) // 1000  # seconds, as DynamoDB wants them
     if task.lost:
         item["lost"] = task.lost
     if task.history_dropped:
@@ -137,6 +139,7 @@ def from_item(item: Mapping[str, Any]) -> TaskEntity[Any]:
             fan_out=fan_out_of(item.get("fanOut")),
             cancel_requested=cancel_of(item.get("cancelRequested")),
             options=options_of(item.get("options")),
+            ttl=None if item.get("ttl") is None else from_milliseconds(int(item["ttl"]) * 1000),
             lost=int(item.get("lost", 0)),
             state=item.get("state"),
             priority=int(item.get("priority", DEFAULT_PRIORITY)),
@@ -208,6 +211,8 @@ def options_item(options: TaskOptions) -> dict[str, Any]:
         item["retry"] = {name: getattr(options.retry, attribute) for name, attribute in _RETRY_NUMBERS.items()}
     if options.deadline is not None:
         item["deadline"] = options.deadline
+    if options.ttl is not None:
+        item["ttl"] = options.ttl
     return item
 
 
@@ -217,7 +222,7 @@ def options_of(item: Mapping[str, Any] | None) -> TaskOptions:
         return NO_OPTIONS
     retry = item.get("retry")
     numbers = retry and RetryNumbers(**{attribute: retry[name] for name, attribute in _RETRY_NUMBERS.items()})
-    return TaskOptions(retry=numbers, deadline=item.get("deadline"))
+    return TaskOptions(retry=numbers, deadline=item.get("deadline"), ttl=item.get("ttl"))
 
 
 def log_item(line: LogLine) -> dict[str, Any]:

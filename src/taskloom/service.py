@@ -1,6 +1,7 @@
 """TaskService: what a program does with tasks."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 from taskloom import payloads
@@ -23,9 +24,11 @@ TopKind: TypeAlias = Literal["TASK", "SFN_TASK"]
 class TaskService:
     """Creates tasks, finds them, waits for them. Usable from any event loop and thread, without worker or start."""
 
-    def __init__(self, backend: Backend, registry: Registry, *, idempotency_ttl: float) -> None:
+    def __init__(
+        self, backend: Backend, registry: Registry, *, idempotency_ttl: float, ttl: float | None = None
+    ) -> None:
         self._finding = Finding(backend)
-        self._creation = Creation(backend, registry, self._finding, idempotency_ttl=idempotency_ttl)
+        self._creation = Creation(backend, registry, self._finding, idempotency_ttl=idempotency_ttl, ttl=ttl)
         self._steering = Steering(backend, self._finding)
         self._explaining = Explaining(backend, self._finding)
         self._logs = Logs(backend, self._finding)
@@ -42,6 +45,7 @@ class TaskService:
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
@@ -53,6 +57,8 @@ class TaskService:
         *deadline*: seconds from now after which the task is FAILED unless it has ended (default: that of the task type,
         where this module defines it). *idempotency_key*: when the tenant used it before, within
         `Settings.idempotency_ttl`, nothing is created, and the task of that time comes back as it stands.
+        *ttl*: seconds (or a timedelta, at least 1 s) from its end for which the task is kept; from then on it counts as
+        absent (default: that of the task type, where this module defines it, else `Settings.ttl`; None: for ever).
         *priority*: 0 to 9; of the tasks that wait for a worker those with a higher one go first.
         Raises: InvalidInput, InvalidType; IdempotencyConflict when that task has another type, name or input.
         """
@@ -63,6 +69,7 @@ class TaskService:
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
         )
@@ -88,6 +95,7 @@ class TaskService:
         name: str | None = None,
         retry: Retry | None = None,
         deadline: float | None = None,
+        ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
         invoke_context: InvokeContext | None = None,
@@ -96,8 +104,8 @@ class TaskService:
 
         A long input goes to the payload store while it is read and is never held in memory. If reading it raises, or
         an element is refused, nothing is created. An empty input makes a fan-out that ends COMPLETED.
-        *retry* is for each sub-task, *deadline* for the whole; for these, *idempotency_key* and *priority* see
-        `create_task`.
+        *retry* is for each sub-task, *deadline* and *ttl* for the whole; for these, *idempotency_key* and *priority*
+        see `create_task`.
         Raises: InvalidInput, InvalidType (*input* is a str, bytes, a mapping, or no iterable); IdempotencyConflict.
         """
         new = NewTask(
@@ -106,13 +114,15 @@ class TaskService:
             name=name,
             retry=retry,
             deadline=deadline,
+            ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
         )
         return await self._creation.fan_out(new, input, invoke_context)
 
     async def get_task(self, key: TaskKey) -> TaskEntity[Any]:
-        """The task or sub-task *key* as it stands now. Raises: TaskNotFound; InvalidInput for what is no key."""
+        """The task or sub-task *key* as it stands now. Raises: TaskNotFound (TaskExpired when its `ttl`
+        has passed); InvalidInput for what is no key."""
         return await self._finding.whole(key)
 
     async def list_tasks(
@@ -225,8 +235,8 @@ class TaskService:
 
         Of a fan-out only what has FAILED, was CANCELLED or never started runs again; with *only_failed* false
         everything. *reason* and *by* (who) stand in the history.
-        Raises: TaskOpen (nothing was changed), TaskNotFound, InvalidInput for a sub-task, and for a single task that is
-        COMPLETED unless *only_failed* is false.
+        Raises: TaskOpen (nothing was changed), TaskNotFound (TaskExpired when its `ttl` has passed), InvalidInput for a
+        sub-task, and for a single task that is COMPLETED unless *only_failed* is false.
         """
         return await self._steering.retry(key, only_failed=only_failed, reason=reason, by=by)
 

@@ -4,11 +4,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from taskloom.errors import InvalidInput, InvalidType
-from taskloom.policy import MAX_SECONDS, Retry, number
+from taskloom.policy import MAX_SECONDS, Retry, number, retention
 
 PREFIX: Final = "TASKLOOM_"
 
@@ -65,6 +66,9 @@ class Settings:
     """Seconds for which an idempotency key is remembered."""
     retry: Retry | None = field(default_factory=_environment("retry", None, _retry))
     """For task types without a policy of their own; None: the first exception is final."""
+    ttl: float | timedelta | None = field(default_factory=_environment("ttl", None, float))
+    """Seconds (or a timedelta) from its end for which a task is kept, where neither its type nor its creation says
+    otherwise; None: for ever."""
     log_level: LogLevel = field(default_factory=_environment("log_level", "INFO"))
     """Which lines that handlers log are kept with their task: those of this level and above."""
 
@@ -76,6 +80,7 @@ class Settings:
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
         number(self.idempotency_ttl, "idempotency_ttl", low=0.001, high=MAX_SECONDS)
+        retention(self.ttl, "ttl")
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise InvalidType("retry", f"{self.retry!r} is no Retry", "give taskloom.Retry(...) or None")
 

@@ -99,6 +99,7 @@ class SyncQueues(_Blocking[Queues]):
     pause = _call(Queues.pause)
     resume = _call(Queues.resume)
     pauses = _call(Queues.pauses)
+    expired = _call(Queues.expired)
     repairs = _call(Queues.repairs)
     purge = _call(Queues.purge)
     dead_letters = _call(Queues.dead_letters)

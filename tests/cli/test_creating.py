@@ -100,6 +100,12 @@ def test_a_task_for_each_line(module: TaskModule, create: Create) -> None:
     assert ids(module) == [task.id for task in tasks]
 
 
+@pytest.mark.parametrize("more", [["1"], ["[1]", "--fan-out"], ["--lines"], ["--lines", "--fan-out"]])
+def test_a_time_to_live(module: TaskModule, create: Create, more: list[str]) -> None:
+    (task,) = created(module, create(*more, "--ttl", "90", stdin=b"1\n"))
+    assert task.options.ttl == 90
+
+
 def test_lines_from_a_file(module: TaskModule, create: Create, tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("1\n2\n")
     assert [task.input for task in created(module, create("--lines", "--file", str(tmp_path / "lines")))] == [1, 2]

@@ -81,7 +81,7 @@ def test_a_database_at_rest_is_well(module: TaskModule, database: Path, capsys: 
     assert code == 0
     assert list(found) == [
         "taskloom", "python", "sqlite", "extras", "database", "writable", "disk", "schema", "integrity", "journal",
-        "clock", "leases", "lock", "workers", "served", "pauses", "dead letters",
+        "clock", "leases", "lock", "workers", "served", "pauses", "dead letters", "expired",
     ]  # fmt: skip
     assert {finding["state"] for name, finding in found.items() if name != "workers"} == {"ok"}
     assert found["taskloom"]["text"] == version("taskloom")
@@ -337,6 +337,20 @@ def waiting(type_: str, *, delayed: int = 0) -> QueueFigures:
         tenant_code="mbc", kind=Kind.TASK, task_type=type_, waiting=1 - delayed, delayed=delayed, in_flight=0,
         oldest_age=1, rate=0, dead_letters=0, is_paused=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "is_served", "state", "text"),
+    [
+        (0, False, State.OK, "none"),
+        (7, True, State.OK, "7 tasks have expired and wait to be removed; a worker does so, a few at a time"),
+        (7, False, State.NOTE, "7 tasks have expired and wait to be removed"),
+        (100_000, False, State.NOTE, "100,000 tasks or more have expired and wait to be removed"),
+    ],
+)
+def test_what_has_expired_is_told(count: int, is_served: bool, state: State, text: str) -> None:
+    finding = checkup.expired_finding(count, is_served=is_served)
+    assert (finding.state, finding.text) == (state, text)
 
 
 def test_workers_of_another_version_are_named() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskloom import TaskEntity, TaskKey, TaskModule, TaskStatus
+from taskloom.cli import output
 from taskloom.events.task_events import StepFunctionTaskEvent, TaskQueueEvent
 from tests.cli.program import Ended, Terminal, call, run
 from tests.conftest import MakeModule
@@ -75,8 +76,9 @@ def bury(database: Path, *keys: TaskKey) -> None:
     with connection:
         for key in keys:
             connection.execute(
-                "INSERT INTO dead_letters (at, pk, code, event_name, failures, reason) VALUES (?, ?, ?, ?, ?, ?)",
-                (1_777_636_800_000, key.pk, key.parts.code, "INSERT", 5, "NoHandler: nothing takes\x1b it"),
+                "INSERT INTO dead_letters (at, pk, code, type, event_name, failures, reason) "
+                "VALUES (1777636800000, ?, ?, ?, 'INSERT', 5, ?)",
+                (key.pk, key.parts.code, key.parts.task_type, "NoHandler: nothing takes\x1b it"),
             )
     connection.close()
 
@@ -260,6 +262,17 @@ def test_redrive_one(module: TaskModule, taskloom: Taskloom, database: Path) -> 
     code, out, err = taskloom("redrive", "2")
     assert (code, out) == (2, "")
     assert "there is no dead letter 2" in err
+
+
+def test_redrive_shows_how_far_it_is(
+    module: TaskModule, taskloom: Taskloom, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LINE_EVERY", 0.0)
+    keys = [create(module, "bad") for _ in range(3)]
+    drain(module)
+    bury(database, *keys)
+    shown = "redriven: 1\nredriven: 2\nredriven: 3\n"
+    assert taskloom("redrive", "--all") == (0, "redriven: 3\n", shown)
 
 
 def test_redrive_all(module: TaskModule, taskloom: Taskloom, database: Path) -> None:

@@ -1,6 +1,7 @@
 """The contract of `ports.QueueAdmin`."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -21,6 +22,7 @@ from taskloom.ports import (
     Throughput,
     WorkerFacts,
 )
+from taskloom.values import Json
 from tests.contract.base import HOUR, Contract, exactly, needs, scenario
 from tests.support.rows import Rows
 
@@ -135,6 +137,18 @@ class QueueAdminContract(Contract):
         ends = rows.now + self.tick
         await self.elapse(backend, 2 * self.tick)
         assert await self._lanes(rows) == [self._lane(rows, waiting=1, oldest_at=ends)]
+
+    @exactly(Feature.QUEUE_DEPTHS)
+    @scenario
+    async def test_messages_of_tasks_that_have_ended_do_not_count(self, backend: Backend) -> None:
+        """They are still there, and a worker will drop them; but nothing waits."""
+        rows = Rows(backend)
+        tasks = await self.sent(rows, rows.single(), rows.single())
+        await rows.carry_out(rows.rejected(tasks[0]))
+        assert await self._lanes(rows) == [self._lane(rows, waiting=1, oldest_at=rows.now)]
+        assert len(await self._received(rows, 5)) == 2
+        await rows.carry_out(rows.rejected(tasks[1]))
+        assert await self._lanes(rows) == []
 
     @exactly(Feature.QUEUE_DEPTHS)
     @scenario
@@ -546,6 +560,50 @@ class QueueAdminContract(Contract):
         assert place is not None
         return place.lanes
 
+    # --- duties --------------------------------------------------------------------------------------------------
+
+    @scenario
+    async def test_a_duty_is_taken_by_one_at_a_time(self, backend: Backend) -> None:
+        """Until its time is over, to the instant; the next one takes it then."""
+        name, now = Rows(backend).tenant, Rows(backend).now
+        until = now + MINUTE
+        assert await backend.admin.take_duty(name, now, until)
+        assert not await backend.admin.take_duty(name, now, until)
+        assert not await backend.admin.take_duty(name, until - timedelta(milliseconds=1), until + HOUR)
+        assert await backend.admin.take_duty(name, until, until + MINUTE)
+        assert not await backend.admin.take_duty(name, until, until + MINUTE)
+
+    @scenario
+    async def test_one_of_many_takes_a_duty(self, backend: Backend) -> None:
+        name, now = Rows(backend).tenant, Rows(backend).now
+        taken = await asyncio.gather(*(backend.admin.take_duty(name, now, now + MINUTE) for _ in range(10)))
+        assert sum(taken) == 1
+
+    @scenario
+    async def test_duties_are_apart(self, backend: Backend) -> None:
+        name, now = Rows(backend).tenant, Rows(backend).now
+        assert await backend.admin.take_duty(f"{name}-a", now, now + MINUTE)
+        assert await backend.admin.take_duty(f"{name}-b", now, now + MINUTE)
+        await backend.admin.report_duty(f"{name}-a", {"done": 1})
+        assert await backend.admin.duty(f"{name}-b") is None
+
+    @scenario
+    async def test_what_was_reported_last_is_known(self, backend: Backend) -> None:
+        """Any JSON; also while somebody else has the duty."""
+        name, now = Rows(backend).tenant, Rows(backend).now
+        assert await backend.admin.duty(name) is None
+        await backend.admin.take_duty(name, now, now + MINUTE)
+        assert await backend.admin.duty(name) is None
+        reports: Sequence[Mapping[str, Json]] = (
+            {"at": "é", "done": {"x": 1, "y": [None, True, 1.5]}},
+            {"done": 2},
+        )
+        for facts in reports:
+            await backend.admin.report_duty(name, facts)
+            assert await backend.admin.duty(name) == facts
+        await backend.admin.take_duty(name, now + MINUTE, now + HOUR)
+        assert await backend.admin.duty(name) == {"done": 2}
+
     async def _waiting(
         self, backend: Backend, tenant: str | None, task_type: str | None, *, limit: int = 3
     ) -> list[TaskKey]:
@@ -563,7 +621,8 @@ class QueueAdminContract(Contract):
             records = await self.records(rows)
             assert len(records) == len(tasks)
             problems = [
-                StreamFailure(sequence=record.sequence, reason="why: é", retry_at=retry_at) for record in records
+                StreamFailure(sequence=record.sequence, failures=record.failures, reason="why: é", retry_at=retry_at)
+                for record in records
             ]
             await rows.backend.stream.settle([], problems)
         return tasks

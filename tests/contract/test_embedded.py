@@ -18,6 +18,7 @@ from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queue_machine import QueueMachine
 from tests.contract.queues import QueueContract
+from tests.contract.retention import LettersOfTheGoneContract, RetentionContract
 from tests.contract.signals import SignalsContract
 from tests.contract.state_machine import run_store_machine
 from tests.contract.steps import StepsContract
@@ -70,6 +71,14 @@ class TestSqliteTaskLogs(TaskLogsContract):
 
 
 class TestSqliteSteps(StepsContract):
+    pass
+
+
+class TestSqliteRetention(RetentionContract):
+    pass
+
+
+class TestSqliteLettersOfTheGone(LettersOfTheGoneContract):
     pass
 
 

@@ -1,6 +1,7 @@
 """The life of a task as a table and as changes: what can follow what, under which guard (rules 2, 3 and 5)."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from taskloom import lifecycle
 from taskloom.clock import EPOCH
 from taskloom.lifecycle import MAX_REASON, NEXT, Change, Claimant, Come, Guard, Patch, Refused, Trigger, Verdict
+from taskloom.lifecycle import changes as changes_
 from taskloom.model import (
     OPEN,
     TERMINAL,
@@ -800,6 +802,7 @@ def test_a_new_run_forgets_the_one_before(kind: Kind, only_failed: bool) -> None
         "progress": None,
         "started_at": None,
         "finished_at": None,
+        "ttl": None,
         "cancel_requested": None,
         "updated_at": NOW,
     }
@@ -1036,3 +1039,16 @@ def test_a_retry_sets_the_deadline_anew() -> None:
     assert change.patch["deadline_at"] == NOW + timedelta(seconds=60)
     assert "2 s of its retry" in lifecycle.too_late(replace(task, run=2, options=TaskOptions(deadline=2)))
     assert "deadline_at" not in OTHERS["retried"](plain(Kind.TASK, FAILED, fence=3)).patch
+
+
+@pytest.mark.parametrize("reason", ["\0" * 2000, "é" * 2000, "\U0001f600" * 2000, "\x1b[0m" * 500, "x" * 2000])
+def test_a_reason_is_bounded_as_it_is_stored(reason: str) -> None:
+    """A control character takes six bytes of JSON; as much stays as there is room for."""
+    kept = changes_.entry(claimed(), FAILED, NOW, "worker", reason).reason
+    assert kept is not None
+    text = kept.removesuffix(" …")
+    assert text != kept
+    assert reason.startswith(text)
+    size = len(json.dumps(text, ensure_ascii=False).encode()) - 2
+    assert size <= changes_.MAX_REASON_BYTES
+    assert len(text) == lifecycle.MAX_REASON or size > changes_.MAX_REASON_BYTES - 2 * 6 * 6

@@ -647,6 +647,37 @@ def test_a_worker_may_be_stopped_before_it_begins(backend: Backend) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("method", ["transform_sqs", "transform_dynamodb_stream"])
+def test_an_event_factory_that_hangs_does_not_keep_the_worker(backend: Backend, clock: FakeClock, method: str) -> None:
+    """As after a kill: the next worker has the task when the lease ends."""
+    inside = asyncio.Event()
+
+    class Hanging(EventFactoryAddedTask):
+        pass
+
+    async def hang(self: Hanging, event: Any) -> Any:
+        inside.set()
+        await asyncio.Event().wait()
+
+    setattr(Hanging, method, hang)
+    hanging, sound = module_over(backend, event_factory=Hanging(), grace=0), module_over(backend)
+    for module in (hanging, sound):
+        module.task("cat")(lambda event: "fed")
+
+    async def main() -> None:
+        (task,) = await create(hanging)
+        worker = hanging.worker()
+        running = asyncio.create_task(serve(worker))
+        await inside.wait()
+        worker.stop()
+        await grace_over(running, clock)
+        clock.advance(LEASE + 60)
+        await work(sound)
+        assert (await look(sound, task)).result == "fed"
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("grace", [0, 30])
 def test_a_worker_without_running_handlers_stops_at_once(backend: Backend, grace: float) -> None:
     module = module_over(backend, grace=grace)

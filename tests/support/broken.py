@@ -56,6 +56,9 @@ class Faithful:
     async def get(self, key: TaskKey) -> TaskEntity | None:
         return await self._real.get(key)
 
+    async def expired_at(self, key: TaskKey) -> datetime | None:
+        return await self._real.expired_at(key)
+
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity], TaskCode | None]:
         return await self._real.list_tasks(query)
 

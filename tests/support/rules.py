@@ -46,7 +46,8 @@ def _check(connection: sqlite3.Connection) -> None:
     # Rule 4: final counters are the recount of the sub-tasks; chunk rows say the same.
     for code, run, count, succeeded, failed in all_of(
         "SELECT code, run, sub_task_count, sub_task_succeed_count, sub_task_failed_count FROM tasks "
-        "WHERE sub_task_count IS NOT NULL AND status IN ('C', 'F') AND fan_out IS NOT NULL AND started_at IS NOT NULL "
+        "WHERE sub_task_count IS NOT NULL AND status IN ('C', 'F') AND coalesce(ttl, 0) >= 0 "
+        "AND fan_out IS NOT NULL AND started_at IS NOT NULL "
         "AND coalesce(json_extract(error, '$.type'), '') NOT IN ('NoHandler', 'DeadlineExceeded')"
     ):
         recount = connection.execute(

@@ -25,6 +25,7 @@ from taskloom import (
 from taskloom.clock import to_milliseconds
 from taskloom.embedded.database import BUSY_SECONDS
 from taskloom.errors import InvalidInput, TaskNotFound
+from taskloom.execution.reconciler import DUTY
 from taskloom.execution.worker import Worker
 from taskloom.operations.explaining import Cause, Explanation
 from taskloom.ports import Cap, Served
@@ -156,14 +157,14 @@ def test_others_are_before_it(make_module: MakeModule, clock: FakeClock) -> None
             clock.advance(12)
             facts = await told(
                 module, tasks[3].key, Cause.TURN,
-                "3 of its tenant and type are before it", "has waited for 12 s", "0.1 per second", "in about 40 s",
+                "3 of its tenant and type are before it", "has waited for 12 s", "2.5 per second", "in about 2 s",
             )  # fmt: skip
-            starts_at = clock.now() + timedelta(seconds=40)
+            starts_at = clock.now() + timedelta(seconds=1.6)
             assert facts == {
-                "ahead": 3, "is_exact": True, "tenants": 1, "oldest_age": 12.0, "rate": 0.1,
+                "ahead": 3, "is_exact": True, "tenants": 1, "oldest_age": 12.0, "rate": 2.5,
                 "starts_at": time_text(starts_at),
             }  # fmt: skip
-            assert (await told(module, tasks[0].key, Cause.TURN, "0 of its tenant", "in about 10 s"))["ahead"] == 0
+            assert (await told(module, tasks[0].key, Cause.TURN, "0 of its tenant", "in about 0 s"))["ahead"] == 0
             gate.open.set()
             await worker.drain()
 
@@ -209,9 +210,10 @@ def test_other_tenants_take_turns_with_it(make_module: MakeModule, clock: FakeCl
             others = [await create(module, tenant_code=f"secret-{number}", input="hush") for number in (1, 1, 2)]
             task = await create(module)
             await in_queue(module, *others, task)
+            clock.advance(10)
             facts = await told(
                 module, task.key, Cause.TURN,
-                "0 of its tenant and type are before it", "2 other tenants take turns with it", "in about 30 s",
+                "0 of its tenant and type are before it", "2 other tenants take turns with it", "in about 1 s",
             )  # fmt: skip
             assert facts["tenants"] == 3
             explanation = await module.task_service.explain(task.key)
@@ -678,7 +680,15 @@ def test_it_has_lost_its_message(make_module: MakeModule, clock: FakeClock, data
                 await told(module, task.key, Cause.BACKOFF)
                 clock.advance(30)
                 await listed(module, worker)
-            await told(module, task.key, Cause.REPAIR, "has no message in the queue", "reconciler")
+            facts = await told(
+                module, task.key, Cause.REPAIR, "has no message in the queue", "reconciler", "within a minute"
+            )
+            assert facts["repair_at"] is None
+            now = clock.now()
+            await module._backend.admin.take_duty(DUTY, now, now)  # as the reconciler says that it has looked
+            await module._backend.admin.report_duty(DUTY, {"at": time_text(now - timedelta(seconds=20))})
+            facts = await told(module, task.key, Cause.REPAIR, "(in 40 s)")
+            assert facts["repair_at"] == time_text(now + timedelta(seconds=40))
             await module.task_service.cancel_task(task.key)
             gate.open.set()
             await worker.drain()

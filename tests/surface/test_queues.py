@@ -193,6 +193,29 @@ def test_the_rate_is_that_of_the_last_five_minutes(make_module: MakeModule, cloc
     asyncio.run(within_patience(scenario()))
 
 
+def test_the_rate_of_workers_that_have_just_started(make_module: MakeModule, clock: FakeClock) -> None:
+    """What ended is divided by the time in which somebody worked, until that is five minutes."""
+    module = make_module(clock=clock)
+    module.task("job")(lambda event: None)
+
+    async def scenario() -> None:
+        async def rate() -> float:
+            await create(module)
+            await to_queue(module)
+            return next(line.rate for line in await module.task_service.queues.figures())
+
+        clock.advance(30)
+        async with working(module) as worker:
+            for _ in range(20):
+                await create(module)
+            await worker.drain()
+            clock.advance(10)
+            await module.task_service.queues.pause(task_type="job")
+            assert await rate() == pytest.approx(2)
+
+    asyncio.run(within_patience(scenario()))
+
+
 def test_throughput_by_minute(make_module: MakeModule, clock: FakeClock) -> None:
     module = make_module(clock=clock)
     module.task("job")(lambda event: None)
@@ -864,6 +887,8 @@ def test_a_task_that_is_gone_is_not_redriven(make_module: MakeModule, clock: Fak
         await buried(module, clock)
         factory.poisonous = False
         assert by_hand(database, "DELETE FROM tasks WHERE code = ?", task.code) == 1
+        assert [letter.key for letter in await letters_of(module)] == [task.key, other.key]
+        assert [line.dead_letters for line in await module.task_service.queues.figures()] == [2]
         assert await module.task_service.queues.redrive() == 1
         assert await module.task_service.queues.dead_letters() == []
         assert (await get(module, other)).run == 2
@@ -967,6 +992,7 @@ def test_what_was_purged_no_longer_waits(make_module: MakeModule, clock: FakeClo
         assert figures_of(await queues.figures()) == {"acme": 2, "bob": 1}
         await queues.pause(tenant_code="bob")
         assert await queues.purge(tenant_code="acme") == 2
+        assert figures_of(await queues.figures()) == {"bob": 1}, "at once"
         async with asyncio.timeout(DEADLINE):
             await drained(module)
         assert figures_of(await queues.figures()) == {"bob": 1}

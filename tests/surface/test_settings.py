@@ -22,6 +22,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "grace_seconds": 30.0,
         "idempotency_ttl": 86400.0,
         "retry": None,
+        "ttl": None,
         "log_level": "INFO",
     }
 
@@ -34,6 +35,7 @@ ENVIRONMENT = [
     ("grace_seconds", "0", 0.0),
     ("idempotency_ttl", "60", 60.0),
     ("log_level", "WARNING", "WARNING"),
+    ("ttl", "86400", 86400.0),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]

@@ -13,7 +13,7 @@ from taskloom.embedded import schema
 from taskloom.errors import TaskloomError, WiringError
 from taskloom.model import Kind
 from taskloom.module import TaskModule
-from taskloom.operations.queues import QueueFigures
+from taskloom.operations.queues import MAX_EXPIRED, QueueFigures
 from taskloom.ports import Pause, Served, WorkerFacts
 from taskloom.service import TaskService
 
@@ -64,6 +64,7 @@ async def queues(service: TaskService, served: Served | None) -> list[Finding]:
         *served_findings(figures, workers, served),
         pauses_finding(await service.queues.pauses()),
         dead_letters_finding(figures),
+        expired_finding(await service.queues.expired(), is_served=bool(workers)),
     ]
 
 
@@ -115,6 +116,17 @@ def dead_letters_finding(figures: Sequence[QueueFigures]) -> Finding:
         return ok("dead letters", "none")
     remedy = "see why: taskloom dead-letters; once that is mended: taskloom redrive --all"
     return problem("dead letters", f"{counted(count)} could not be handed to a worker", remedy)
+
+
+def expired_finding(count: int, *, is_served: bool) -> Finding:
+    """What counts as absent, and takes room until a worker removes it."""
+    if not count:
+        return ok("expired", "none")
+    more = " or more" if count == MAX_EXPIRED else ""
+    text = f"{counted(count)}{more} have expired and wait to be removed"
+    if is_served:
+        return ok("expired", f"{text}; a worker does so, a few at a time")
+    return note("expired", text, "a worker removes them; start one: taskloom worker APP")
 
 
 def _handles(served: Served, kind: Kind, task_type: str) -> bool:

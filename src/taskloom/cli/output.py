@@ -2,13 +2,17 @@
 
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+LINE_EVERY: Final = 5.0
+"""Seconds between two lines about a count that grows, where there is no terminal."""
 WIDE: Final = 1_000_000
 """Columns off a terminal: nothing is wrapped or cut."""
 
@@ -45,6 +49,26 @@ def complain(error: object) -> None:
 
 def _visible(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Call it with how many there are by now: shown on the standard error, on a terminal at once, elsewhere in a line
+    every few seconds."""
+    error = console(sys.stderr)
+    if error.is_terminal:
+        with error.status(f"{what}: 0") as status:
+            yield lambda count: status.update(f"{what}: {count:,}")
+        return
+    next_line = time.monotonic() + LINE_EVERY
+
+    def show(count: int) -> None:
+        nonlocal next_line
+        if time.monotonic() >= next_line:
+            print(f"{what}: {count}", file=sys.stderr, flush=True)
+            next_line = time.monotonic() + LINE_EVERY
+
+    yield show
 
 
 def cell(text: object, style: str = "") -> Text:

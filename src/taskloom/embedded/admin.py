@@ -24,7 +24,9 @@ _PAUSES: Final = "SELECT scope, name, at, reason, by FROM pauses ORDER BY at, sc
 _LANES: Final = (
     "SELECT tenant, route, sum(visible_at <= ?1), sum(visible_at > ?1 AND held = 0), "
     "sum(visible_at > ?1 AND held = 1), min(CASE WHEN visible_at <= ?1 THEN visible_at END) FROM ("
-    "SELECT tenant, route, visible_at, held FROM queue UNION ALL "  # and what no worker has put into it yet:
+    "SELECT q.tenant, q.route, q.visible_at, q.held FROM queue AS q "  # but for those whose task has ended
+    "JOIN tasks AS t ON t.pk = q.pk AND t.code = q.code WHERE t.status IN ('P', 'I') "
+    "UNION ALL "  # and what no worker has put into it yet:
     "SELECT substr(s.pk, instr(s.pk, '#') + 1), substr(s.pk, 1, instr(s.pk, '#')) || t.type, "
     "max(s.take_at, t.updated_at), 0 FROM stream AS s JOIN tasks AS t ON t.pk = s.pk AND t.code = s.code "
     "WHERE t.dispatch IS NOT NULL) GROUP BY tenant, route ORDER BY tenant, route"
@@ -45,9 +47,8 @@ _WAITING: Final = (
     "ORDER BY pk, code LIMIT ?5"
 )
 _LETTERS: Final = (
-    "SELECT d.id, d.at, d.pk, t.type, d.code, d.failures, d.reason FROM dead_letters AS d "
-    "JOIN tasks AS t ON t.pk = d.pk AND t.code = d.code "
-    "WHERE d.id > ?1 AND (?2 IS NULL OR substr(d.pk, instr(d.pk, '#') + 1) = ?2) ORDER BY d.id LIMIT ?3"
+    "SELECT id, at, pk, type, code, failures, reason FROM dead_letters "
+    "WHERE id > ?1 AND (?2 IS NULL OR substr(pk, instr(pk, '#') + 1) = ?2) ORDER BY id LIMIT ?3"
 )
 _FORGET: Final = "DELETE FROM dead_letters WHERE id = ?"
 _TAKE_DUTY: Final = (

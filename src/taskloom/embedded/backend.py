@@ -7,6 +7,7 @@ from taskloom.embedded.admin import SqliteQueueAdmin
 from taskloom.embedded.database import Database
 from taskloom.embedded.payload_store import SqlitePayloadStore
 from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
+from taskloom.embedded.retention import SqliteRetention
 from taskloom.embedded.state_machine import SqliteStateMachine
 from taskloom.embedded.steps import SqliteSteps
 from taskloom.embedded.store import SqliteTaskStore
@@ -28,9 +29,10 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
         stream=SqliteChangeStream(file, clock),
         queue=SqliteQueue(file, clock),
         machine=SqliteStateMachine(file, clock),
-        payloads=SqlitePayloadStore(file),
+        payloads=SqlitePayloadStore(file, clock),
         logs=SqliteTaskLogs(file),
         steps=SqliteSteps(file, clock),
+        retention=SqliteRetention(file, clock),
         signals=file.signals,
         admin=SqliteQueueAdmin(file, clock),
         stream_arn=STREAM_ARN,

@@ -4,8 +4,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from taskloom.clock import to_milliseconds
 from taskloom.embedded.database import Database, Transaction
 from taskloom.errors import StoreCorrupt
+from taskloom.ports import Clock
 from taskloom.values import EncodedJson
 
 INLINE_LIMIT: Final = 64 * 1024
@@ -13,10 +15,11 @@ BLOCK_ITEMS: Final = 100
 BLOCK_BYTES: Final = 256 * 1024
 
 _PUT: Final = (
-    "INSERT INTO payloads (reference, text) VALUES (?, ?) ON CONFLICT (reference) DO UPDATE SET text = excluded.text"
+    "INSERT INTO payloads (reference, text, at) VALUES (?, ?, ?) "
+    "ON CONFLICT (reference) DO UPDATE SET text = excluded.text, at = excluded.at"
 )
 _GET: Final = "SELECT text FROM payloads WHERE reference = ?"
-_PUT_BLOCK: Final = "INSERT INTO payload_items (reference, first, lines) VALUES (?, ?, ?)"
+_PUT_BLOCK: Final = "INSERT INTO payload_items (reference, first, lines, at) VALUES (?, ?, ?, ?)"
 _BLOCKS: Final = (
     "SELECT first, lines FROM payload_items WHERE reference = ?1 AND first < ?3 AND first >= "
     "(SELECT max(first) FROM payload_items WHERE reference = ?1 AND first <= ?2) ORDER BY first"
@@ -29,14 +32,16 @@ class SqlitePayloadStore:
 
     inline_limit = INLINE_LIMIT
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     async def put(self, name: str, text: EncodedJson) -> str:
         """See `ports.PayloadStore`."""
+        values = (name, text, to_milliseconds(self._clock.now()))
 
         def work(transaction: Transaction) -> str:
-            transaction.execute(_PUT, (name, text))
+            transaction.execute(_PUT, values)
             return name
 
         return await self._database.write(work)
@@ -54,7 +59,7 @@ class SqlitePayloadStore:
 
     def items(self, name: str) -> "SqliteItemWriter":
         """See `ports.PayloadStore`."""
-        return SqliteItemWriter(self._database, name)
+        return SqliteItemWriter(self._database, self._clock, name)
 
     async def read_items(self, reference: str, indexes: range) -> Sequence[EncodedJson]:
         """See `ports.PayloadStore`."""
@@ -77,8 +82,9 @@ class SqliteItemWriter:
     Its commits are not durable one by one: that of the task's own row, which comes after them, makes them all durable.
     """
 
-    def __init__(self, database: Database, reference: str) -> None:
+    def __init__(self, database: Database, clock: Clock, reference: str) -> None:
         self._database = database
+        self._clock = clock
         self._reference = reference
         self._first = 0
         self._lines: list[EncodedJson] = []
@@ -100,9 +106,9 @@ class SqliteItemWriter:
 
     async def _write(self) -> None:
         blocks, self._lines = _blocks(self._lines), []
-        values = []
+        values, now = [], to_milliseconds(self._clock.now())
         for block in blocks:
-            values.append((self._reference, self._first, "\n".join(block)))
+            values.append((self._reference, self._first, "\n".join(block), now))
             self._first += len(block)
 
         def work(transaction: Transaction) -> None:

@@ -26,10 +26,11 @@ _TAKE: Final = (
 )
 _IMAGE: Final = f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE pk = ? AND code = ? AND dispatch IS NOT NULL"
 _SETTLE: Final = "DELETE FROM stream WHERE sequence = ?"
-_KEEP: Final = "UPDATE stream SET take_at = ?, failures = failures + 1 WHERE sequence = ?"
+_KEEP: Final = "UPDATE stream SET take_at = ?, failures = failures + 1 WHERE sequence = ? AND failures = ?"
 _BURY: Final = (
-    "INSERT INTO dead_letters (at, pk, code, event_name, failures, reason) "
-    "SELECT ?, pk, code, event_name, failures + 1, ? FROM stream WHERE sequence = ?"
+    "INSERT INTO dead_letters (at, pk, code, type, event_name, failures, reason) SELECT ?, s.pk, s.code, "
+    "coalesce(t.type, 'unknown'), s.event_name, s.failures + 1, ? FROM stream AS s "
+    "LEFT JOIN tasks AS t ON t.pk = s.pk AND t.code = s.code WHERE s.sequence = ?"
 )
 _SEND: Final = (
     "INSERT INTO queue (kind, route, visible_at, event_id, pk, code, run, chunk, tenant, priority) "
@@ -123,7 +124,7 @@ class SqliteChangeStream:
                     transaction.execute(_BURY, (now, failure.reason, failure.sequence))
                     transaction.execute(_SETTLE, (failure.sequence,))
                 else:
-                    transaction.execute(_KEEP, (to_milliseconds(failure.retry_at), failure.sequence))
+                    transaction.execute(_KEEP, (to_milliseconds(failure.retry_at), failure.sequence, failure.failures))
             transaction.work = True
 
         # Not durable: what a power cut takes back is both, the removal of the record and the message.

@@ -38,7 +38,7 @@ TASK_COLUMNS: Final = (
     "sub_task_succeed_count, sub_task_failed_count, fan_out, request_id, created_at, updated_at, created_by, "
     "updated_by, created_ip, updated_ip, run, attempt, fence, claim_id, lease_until, dispatch, next_attempt_at, "
     "started_at, finished_at, progress, execution_arn, history, cancel_requested, options, deadline_at, lost, "
-    "priority, state"
+    "priority, state, ttl"
 )
 SUB_TASK_COLUMNS: Final = (
     "parent, idx, tenant, type, status, version, results, result_ref, error, created_at, updated_at, run, attempt, "
@@ -54,7 +54,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         pk, code, type_, name, status, version, input_, input_ref, results, result_ref, error, count, succeeded, failed,
         fan_out, request_id, created_at, updated_at, created_by, updated_by, created_ip, updated_ip, run, attempt,
         fence, claim_id, lease_until, dispatch, next_attempt_at, started_at, finished_at, progress, execution_arn,
-        history, cancel_requested, options, deadline_at, lost, priority, state,
+        history, cancel_requested, options, deadline_at, lost, priority, state, ttl,
     ) = row  # fmt: skip
     kind, _, tenant = pk.partition("#")
     single = kind == Kind.TASK
@@ -97,6 +97,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         started_at=_time(started_at),
         finished_at=_time(finished_at),
         deadline_at=_time(deadline_at),
+        ttl=None if ttl is None else from_milliseconds(ttl * 1000),
         lost=lost,
         state=None if state is None else decode(state),
         priority=priority,
@@ -193,6 +194,7 @@ def task_values(task: TaskEntity[Any], input_text: str | None) -> tuple[Any, ...
         _milliseconds(task.deadline_at),
         0,
         task.priority,
+        None,
         None,
     )
 
@@ -329,6 +331,7 @@ _ENCODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "fan_out": _optional(lambda plan: _dump(record.fan_out_item(plan))),
     "cancel_requested": _optional(lambda request: _dump(record.cancel_item(request))),
     "deadline_at": _milliseconds,
+    "ttl": _optional(lambda at: to_milliseconds(at) // 1000),
     "lost": _as_is,
     "state": _as_is,
 }

@@ -271,6 +271,19 @@ CREATE INDEX tenant_lanes ON lanes (tenant, priority)
 """
 
 _VERSION_7: Final = """
+-- seconds since 1970: from then on the ended task counts as absent; below 0 once its removal has begun
+ALTER TABLE tasks ADD COLUMN ttl INTEGER;
+CREATE INDEX expiring_tasks ON tasks (ttl) WHERE ttl IS NOT NULL;
+-- when it was written; 0: long ago
+ALTER TABLE payloads ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE payload_items ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE dead_letters ADD COLUMN type TEXT NOT NULL DEFAULT 'unknown';
+UPDATE dead_letters SET type = coalesce(
+    (SELECT type FROM tasks WHERE tasks.pk = dead_letters.pk AND tasks.code = dead_letters.code), 'unknown');
+CREATE INDEX letters_of_task ON dead_letters (pk, code)
+"""
+
+_VERSION_8: Final = """
 CREATE TABLE steps (              -- what handlers did once and for all: steps, sleeps, callbacks
     pk TEXT NOT NULL,             -- of a sub-task: its parent's
     code TEXT NOT NULL,
@@ -294,7 +307,7 @@ CREATE UNIQUE INDEX step_tokens ON steps (token) WHERE token IS NOT NULL;
 ALTER TABLE queue ADD COLUMN woken INTEGER NOT NULL DEFAULT 0
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7, _VERSION_8)
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

@@ -38,7 +38,8 @@ _START: Final = (
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 _FIND: Final = f"SELECT {_COLUMNS} FROM executions WHERE name = ?"
-_PROMISED: Final = "SELECT 1 FROM tasks WHERE execution_arn = ?"
+_PROMISED: Final = "SELECT 1 FROM tasks WHERE execution_arn = ? AND (ttl IS NULL OR ttl > ?)"
+_EXPIRED: Final = "SELECT 1 FROM tasks WHERE pk = ? AND code = ? AND ttl <= ?"
 _STATE: Final = (
     "SELECT chunks, at_once, next, todo, flying FROM executions WHERE pk = ? AND sk = ? AND run = ? "
     "AND name = ? AND status = 'RUNNING'"
@@ -117,13 +118,15 @@ class SqliteStateMachine:
         """See `ports.StateMachine`."""
         if not arn.startswith(ARN_PREFIX):
             return None
-        name = arn.removeprefix(ARN_PREFIX)
+        name, now = arn.removeprefix(ARN_PREFIX), to_milliseconds(self._clock.now()) // 1000
 
         def work(connection: sqlite3.Connection) -> Execution | None:
             row = connection.execute(_FIND, (name,)).fetchone()
             if row is not None:
-                return _execution(row)
-            promised = connection.execute(_PROMISED, (arn,)).fetchone() is not None
+                execution = _execution(row)
+                task = (row[1], row[2].partition("#")[2], now)  # an execution goes with its task
+                return None if connection.execute(_EXPIRED, task).fetchone() else execution
+            promised = connection.execute(_PROMISED, (arn, now)).fetchone() is not None
             return _pending(name) if promised else None
 
         return await self._database.read(work)

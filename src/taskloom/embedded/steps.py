@@ -52,7 +52,7 @@ class SqliteSteps:
 
     async def put(self, step: Step, change: Change, *, chunk: int | None = None) -> Written | Refused | Step:
         """See `ports.Steps`."""
-        plan, values = plan_of(change), _values(step)
+        plan, values = plan_of(change, self._clock), _values(step)
         now = to_milliseconds(self._clock.now())
 
         def work(transaction: Transaction) -> tuple[bool | None, Sequence[Any] | None]:
@@ -74,7 +74,7 @@ class SqliteSteps:
         done, row = await self._database.write(work)
         if done is None:
             return Refused(None) if row is None else _step(row)
-        return outcome_of(plan, (done, row))
+        return outcome_of(plan, (done, row), self._clock)
 
 
 def _drop_message(transaction: Transaction, key: TaskKey, visible_at: int) -> None:

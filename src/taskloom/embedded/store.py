@@ -38,7 +38,12 @@ _STRANDED: Final = (
     "AND coalesce(next_attempt_at, 0) <= ?1 AND coalesce(lease_until, 0) <= ?1 LIMIT ?2"
 )
 _NEXT_DEADLINE: Final = f"SELECT min(deadline_at) FROM tasks WHERE {_OVERDUE}"
-_KNOWN: Final = "SELECT pk, sk, fingerprint FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?"
+_KNOWN: Final = (
+    "SELECT i.pk, i.sk, i.fingerprint FROM idempotency AS i WHERE i.tenant = ?1 AND i.key = ?2 AND i.expires_at > ?3 "
+    "AND EXISTS (SELECT 1 FROM tasks AS t WHERE t.pk = i.pk AND t.code = substr(i.sk, instr(i.sk, '#') + 1) "
+    "AND (t.ttl IS NULL OR t.ttl > ?3 / 1000))"
+)
+_EXPIRED_AT: Final = "SELECT abs(ttl) FROM tasks WHERE pk = ? AND code = ? AND type = ? AND ttl <= ?"
 _KEEP_KEY: Final = (
     "INSERT INTO idempotency (tenant, key, fingerprint, pk, sk, expires_at) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (tenant, key) DO UPDATE SET fingerprint = excluded.fingerprint, pk = excluded.pk, sk = excluded.sk, "
@@ -120,14 +125,15 @@ class SqliteTaskStore:
 
     async def update(self, change: Change) -> Written | Refused:
         """See `ports.TaskStore`."""
-        plan = plan_of(change)
-        return outcome_of(plan, await self._database.write(lambda transaction: carry_out(transaction, plan)))
+        plan = plan_of(change, self._clock)
+        raw = await self._database.write(lambda transaction: carry_out(transaction, plan))
+        return outcome_of(plan, raw, self._clock)
 
     async def update_many(self, changes: Sequence[Change]) -> Sequence[Written | Refused]:
         """See `ports.TaskStore`."""
-        plans = [plan_of(change) for change in changes]
+        plans = [plan_of(change, self._clock) for change in changes]
         raws = await self._database.write(lambda transaction: [carry_out(transaction, plan) for plan in plans])
-        return [outcome_of(plan, raw) for plan, raw in zip(plans, raws, strict=True)]
+        return [outcome_of(plan, raw, self._clock) for plan, raw in zip(plans, raws, strict=True)]
 
     async def get(self, key: TaskKey) -> TaskEntity[Any] | None:
         """See `ports.TaskStore`."""
@@ -135,11 +141,17 @@ class SqliteTaskStore:
         row = await self._database.glance(lambda connection: connection.execute(find, values).fetchone())
         if row is None:
             return None
-        return rows.sub_task_of(row) if find is _SUB_TASK else rows.task_of(row)
+        return rows.sub_task_of(row) if find is _SUB_TASK else _kept(rows.task_of(row), self._clock)
+
+    async def expired_at(self, key: TaskKey) -> datetime | None:
+        """See `ports.TaskStore`."""
+        values = (*_find(key)[1], to_milliseconds(self._clock.now()) // 1000)
+        row = await self._database.glance(lambda connection: connection.execute(_EXPIRED_AT, values).fetchone())
+        return None if row is None else from_milliseconds(row[0] * 1000)
 
     async def list_tasks(self, query: TaskQuery) -> tuple[Sequence[TaskEntity[Any]], TaskCode | None]:
         """See `ports.TaskStore`. Looks at no more than `MAX_LOOK` tasks, so a page with a filter may be short."""
-        sql, values = _listing(query)
+        sql, values = _listing(query, to_milliseconds(self._clock.now()) // 1000)
 
         def work(connection: sqlite3.Connection) -> tuple[list[TaskEntity[Any]], str | None]:
             found = connection.execute(sql, values).fetchall()
@@ -201,10 +213,16 @@ def _known(row: Sequence[Any] | None) -> Known | None:
     return None if row is None else Known(task=TaskKey(row[0], row[1]), fingerprint=row[2])
 
 
-def _listing(query: TaskQuery) -> tuple[str, list[Any]]:
+def _kept(task: TaskEntity[Any], clock: Clock) -> TaskEntity[Any] | None:
+    """The *task*, unless it has expired."""
+    return None if task.ttl is not None and task.ttl <= clock.now() else task
+
+
+def _listing(query: TaskQuery, now: int) -> tuple[str, list[Any]]:
     """The statement that finds one task more than the page holds."""
     look, values = _look(query)
-    filters = []
+    filters = ["(ttl IS NULL OR ttl > ?)"]
+    values.append(now)
     if query.status is not None:
         filters.append("status = ?")
         values.append(rows.STATUS_LETTER[query.status])
@@ -212,22 +230,14 @@ def _listing(query: TaskQuery) -> tuple[str, list[Any]]:
         filters.append("type = ?")
         values.append(query.task_type)
     order = "DESC" if query.newest_first else "ASC"
-    if query.status is TaskStatus.FAILED:  # has an index of its own
-        source, where = "tasks", " AND ".join([look, "status = 'F'", *filters])
-    elif filters:
-        # The order is the key's, so the look breaks off after MAX_LOOK rows however many there are.
-        source = f"(SELECT * FROM tasks WHERE {look} ORDER BY code {order} LIMIT {MAX_LOOK})"
-        where = " AND ".join(filters)
-    else:
-        source, where = "tasks", look
-    sql = f"SELECT {rows.TASK_COLUMNS} FROM {source} WHERE {where} ORDER BY code {order} LIMIT ?"
+    # The order is the key's, so the look breaks off after MAX_LOOK rows however many there are.
+    source = f"SELECT * FROM tasks WHERE {look} ORDER BY code {order} LIMIT {MAX_LOOK}"
+    sql = f"SELECT {rows.TASK_COLUMNS} FROM ({source}) WHERE {' AND '.join(filters)} ORDER BY code {order} LIMIT ?"
     return sql, [*values, query.limit + 1]
 
 
 def _next_look(connection: sqlite3.Connection, query: TaskQuery) -> str | None:
     """Where to go on when the look broke off before its page was full; None when there was no more to look at."""
-    if query.status is TaskStatus.FAILED or (query.status is None and query.task_type is None):
-        return None
     look, values = _look(query)
     order = "DESC" if query.newest_first else "ASC"
     sql = f"SELECT code FROM tasks WHERE {look} ORDER BY code {order} LIMIT 2 OFFSET {MAX_LOOK - 1}"
@@ -237,9 +247,10 @@ def _next_look(connection: sqlite3.Connection, query: TaskQuery) -> str | None:
 
 def _look(query: TaskQuery) -> tuple[str, list[Any]]:
     pk = f"{query.kind}#{query.tenant_code}"
+    failed = " AND status = 'F'" if query.status is TaskStatus.FAILED else ""  # has an index of its own
     if query.after is None:
-        return "pk = ?", [pk]
-    return f"pk = ? AND code {'<' if query.newest_first else '>'} ?", [pk, query.after]
+        return f"pk = ?{failed}", [pk]
+    return f"pk = ?{failed} AND code {'<' if query.newest_first else '>'} ?", [pk, query.after]
 
 
 @dataclass(slots=True)
@@ -260,7 +271,7 @@ Raw: TypeAlias = tuple[bool, Sequence[Any] | None]
 """Whether the change was carried out; and the row, after it if asked for, or which stood against it."""
 
 
-def plan_of(change: Change) -> Plan:
+def plan_of(change: Change, clock: Clock) -> Plan:
     """How *change* is carried out."""
     parts = change.key.parts
     is_sub_task = parts.kind is Kind.SUB_TASK
@@ -271,6 +282,9 @@ def plan_of(change: Change) -> Plan:
         history = "" if change.history is None else rows.history_text(change.history)
         return Plan(change, _insert(names), (*values, history, *where), find, None, None, None)
     guard, guard_values = _guard(change.guard, is_sub_task)
+    if not is_sub_task and (change.guard.status is None or change.guard.status & TERMINAL):
+        guard += " AND (ttl IS NULL OR ttl > ?)"
+        guard_values.append(to_milliseconds(clock.now()) // 1000)
     adds = change.add or {}
     values += adds.values()
     if change.history is not None:
@@ -306,13 +320,13 @@ def carry_out(transaction: Transaction, plan: Plan) -> Raw:
     return True, row
 
 
-def outcome_of(plan: Plan, raw: Raw) -> Written | Refused:
+def outcome_of(plan: Plan, raw: Raw, clock: Clock) -> Written | Refused:
     """What came of it, in the words of the port."""
     done, row = raw
     if row is None:
         return _WRITTEN if done else Refused(None)
     entity = rows.sub_task_of(row) if plan.find[0] is _SUB_TASK else rows.task_of(row)
-    return Written(entity) if done else Refused(entity)
+    return Written(entity) if done else Refused(_kept(entity, clock))
 
 
 _WRITTEN: Final = Written()

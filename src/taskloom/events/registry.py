@@ -30,6 +30,8 @@ class TypePolicy:
     """Seconds per attempt; None: as long as it takes."""
     deadline: float | None = None
     """Seconds from the creation in which a task must end; None: whenever it likes."""
+    ttl: float | None = None
+    """Seconds from its end for which a task is kept; None: as `Settings.ttl` says."""
     chunk_size: int | None = None
     chunk_concurrency: int = 1
     max_concurrency: int | None = None

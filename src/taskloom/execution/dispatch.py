@@ -76,6 +76,7 @@ class Dispatcher:
         last = record.failures + 1 >= MAX_FAILURES
         return StreamFailure(
             sequence=record.sequence,
+            failures=record.failures,
             reason=reason(error),
             retry_at=None if last else now + FIRST_RETRY * 2**record.failures,
         )

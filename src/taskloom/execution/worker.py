@@ -25,6 +25,7 @@ from taskloom.execution.quarantine import Quarantine
 from taskloom.execution.reconciler import Reconciler
 from taskloom.execution.single import Claimed, SingleTasks
 from taskloom.execution.slots import Slots
+from taskloom.execution.sweeper import Sweeper
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.writes import patiently
 from taskloom.lifecycle import Change
@@ -35,6 +36,8 @@ LOOK_ANYWAY: Final = timedelta(seconds=5)
 """Signals may be lost: how long a worker trusts that nobody sent one."""
 LOOK_AT_DEADLINES: Final = timedelta(seconds=1)
 """No signal tells of a deadline: how late a task may be ended that has less time than this."""
+LAST_CALL: Final = timedelta(seconds=10)
+"""What interrupted attempts have to write their ends, once the grace time is over."""
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ class Worker:
             logs=logs,
         )
         self._reconciler = Reconciler(backend, self._fan_outs, self.name)
+        self._sweeper = Sweeper(backend, self.name)
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._is_behind = False
@@ -126,6 +130,7 @@ class Worker:
         self._waiting = dict.fromkeys(pumps, False)
         self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
         self._pumps.append(asyncio.create_task(self._reconciler.run(self._stopping)))
+        self._pumps.append(asyncio.create_task(self._sweeper.run(self._stopping)))
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
         return self
 
@@ -376,19 +381,24 @@ class Worker:
         )
 
     async def _finish(self) -> None:
-        await asyncio.gather(*self._pumps, return_exceptions=True)
-        if not self._running:
-            return
-        self._attempts.stop_at(self._backend.clock.now() + self._grace)
+        clock = self._backend.clock
+        self._attempts.stop_at(clock.now() + self._grace)
         over = asyncio.Event()
         waiting = asyncio.create_task(self._rest())
         waiting.add_done_callback(lambda _: over.set())
-        if not await self._backend.clock.wait(over, self._backend.clock.now() + self._grace):
-            log.warning("the grace time is over; giving back", extra={"running": len(self._running)})
+        if not await clock.wait(over, clock.now() + self._grace):
+            if self._running:
+                log.warning("the grace time is over; giving back", extra={"running": len(self._running)})
             self._attempts.interrupt_all(Interruption.STOPPED)
+            if not await clock.wait(over, clock.now() + LAST_CALL):
+                # An event factory that hangs. What it had comes again when its lease ends, as after a kill.
+                log.error("the worker leaves behind what does not end", extra={"running": len(self._running)})
+                for task in (*self._pumps, *self._running):
+                    task.cancel()
             await waiting
 
     async def _rest(self) -> None:
+        await asyncio.gather(*self._pumps, return_exceptions=True)
         while self._running:  # each may start others
             await asyncio.wait(self._running)
 

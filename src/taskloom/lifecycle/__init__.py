@@ -30,7 +30,7 @@ from taskloom.lifecycle.ends import (
     waits_for_retry,
 )
 from taskloom.lifecycle.fan_outs import Counts, cancel_requested, counted, finalized, rejected_fan_out, totals
-from taskloom.lifecycle.repairs import may_be_repaired, repaired
+from taskloom.lifecycle.repairs import may_be_repaired, next_repair, repaired
 from taskloom.lifecycle.steering import FAN_OUT_ENDS, TOO_LATE, cancelled, overdue, retried, too_late
 from taskloom.lifecycle.suspensions import (
     answered,
@@ -76,6 +76,7 @@ __all__ = [
     "is_last_chance",
     "is_mine",
     "may_be_repaired",
+    "next_repair",
     "overdue",
     "progressed",
     "rejected",

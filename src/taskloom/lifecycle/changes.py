@@ -1,8 +1,9 @@
 """What a change of a task is, and which there are: the rules as data."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypedDict
 
@@ -11,6 +12,7 @@ from taskloom.model import (
     Failure,
     FanOut,
     HistoryEntry,
+    Kind,
     Progress,
     TaskEntity,
     TaskKey,
@@ -21,10 +23,15 @@ from taskloom.values import EncodedJson
 
 MAX_REASON: Final = 500
 """Characters of a reason in the history; the error itself keeps more."""
+MAX_REASON_BYTES: Final = 4 * MAX_REASON
+"""Of a reason as JSON in UTF-8, where a control character takes six."""
 
 PENDING, IN_PROGRESS = TaskStatus.PENDING, TaskStatus.IN_PROGRESS
 COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
 RUNNING: Final = frozenset({IN_PROGRESS})
+
+
+_dump = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Trigger(Enum):
@@ -107,6 +114,7 @@ class Patch(TypedDict, total=False):
     fan_out: FanOut | None
     cancel_requested: CancelRequest | None
     deadline_at: datetime | None
+    ttl: datetime | None
     lost: int
     state: EncodedJson | None
 
@@ -204,24 +212,46 @@ def ended(
 ) -> Change:
     """The open task at *standing* ends with *failure*."""
     status = NEXT[standing.status, trigger]
+    patch: Patch = {
+        "status": status,
+        "claim_id": claim_id,
+        "lease_until": None,
+        "next_attempt_at": None,
+        "error": failure,
+        "updated_at": now,
+        "finished_at": now,
+    }
+    expire(patch, key.kind, standing.options)
     return Change(
         key=key,
         guard=guard,
-        patch={
-            "status": status,
-            "claim_id": claim_id,
-            "lease_until": None,
-            "next_attempt_at": None,
-            "error": failure,
-            "updated_at": now,
-            "finished_at": now,
-        },
+        patch=patch,
         history=entry(standing, status, now, by, failure.message),
     )
 
 
+def expire(patch: Patch, kind: Kind, options: TaskOptions) -> None:
+    """Have *patch*, which ends a task, say from when on it counts as absent. A sub-task goes with its fan-out."""
+    if options.ttl is None or kind is Kind.SUB_TASK:
+        return
+    at = patch["finished_at"]
+    if at is not None:
+        at += timedelta(seconds=options.ttl)
+        if at.microsecond:  # whole seconds, and never too early
+            at = at.replace(microsecond=0) + timedelta(seconds=1)
+        patch["ttl"] = at
+
+
 def entry(task: Standing, status: TaskStatus, now: datetime, by: str | None, reason: str | None = None) -> HistoryEntry:
     """The entry of the change of *task* to *status*."""
-    if reason is not None and len(reason) > MAX_REASON:
-        reason = reason[:MAX_REASON] + " …"
+    if reason is not None:
+        reason = _bounded(reason)
     return HistoryEntry(at=now, status=status, run=task.run, attempt=task.attempt, reason=reason, by=by)
+
+
+def _bounded(reason: str) -> str:
+    """*reason*, cut where it is too long as text or as what is stored of it."""
+    cut = reason[:MAX_REASON]
+    while (over := len(_dump(cut).encode(errors="surrogatepass")) - 2 - MAX_REASON_BYTES) > 0:
+        cut = cut[: len(cut) - max(1, over // 6)]  # six bytes is the most that a character takes
+    return reason if len(cut) == len(reason) else f"{cut} …"

@@ -2,7 +2,19 @@
 
 from datetime import datetime
 
-from taskloom.lifecycle.changes import IN_PROGRESS, NEXT, PENDING, Change, Guard, Patch, Trigger, ended, entry, mine
+from taskloom.lifecycle.changes import (
+    IN_PROGRESS,
+    NEXT,
+    PENDING,
+    Change,
+    Guard,
+    Patch,
+    Trigger,
+    ended,
+    entry,
+    expire,
+    mine,
+)
 from taskloom.model import Failure, Progress, TaskEntity
 from taskloom.values import EncodedJson
 
@@ -33,6 +45,7 @@ def completed(
         "updated_at": now,
         "finished_at": now,
     }
+    expire(patch, task.kind, task.options)
     if has_state:
         patch["state"] = None
     if progress is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from taskloom.lifecycle.changes import FAILED, IN_PROGRESS, NEXT, Change, Guard, Patch, Trigger, ended, entry
+from taskloom.lifecycle.changes import FAILED, IN_PROGRESS, NEXT, Change, Guard, Patch, Trigger, ended, entry, expire
 from taskloom.lifecycle.steering import TOO_LATE, too_late, why
 from taskloom.model import OPEN, CancelRequest, Failure, TaskEntity, TaskKey
 from taskloom.policy import is_tolerated
@@ -54,6 +54,7 @@ def finalized(parent: TaskEntity, *, succeeded: int, failed: int, now: datetime,
         "updated_at": now,
         "finished_at": now,
     }
+    expire(patch, parent.kind, parent.options)
     if status is FAILED:
         kind = TOO_LATE if trigger is Trigger.FINALIZE_LATE else "SubTasksFailed"
         patch["error"] = Failure(type=kind, message=str(reason), attempt=parent.attempt)

@@ -35,9 +35,15 @@ def repaired(task: TaskEntity, reason: str, *, now: datetime, by: str, dispatch:
     )
 
 
-def may_be_repaired(task: TaskEntity, now: datetime) -> bool:
-    """Whether it is time to repair *task*, again: what does not help is not done over and over."""
+def next_repair(task: TaskEntity) -> datetime | None:
+    """From when on *task* may be repaired again, None: at once. What does not help is not done over and over."""
     before = [
         item.at for item in task.history if item.run == task.run and (item.reason or "").startswith(f"{REPAIRED}: ")
     ]
-    return not before or now >= before[-1] + FIRST_PAUSE * 2 ** min(len(before) - 1, 20)
+    return before[-1] + FIRST_PAUSE * 2 ** min(len(before) - 1, 20) if before else None
+
+
+def may_be_repaired(task: TaskEntity, now: datetime) -> bool:
+    """Whether it is time to repair *task*."""
+    at = next_repair(task)
+    return at is None or now >= at

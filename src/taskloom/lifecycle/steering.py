@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskloom.lifecycle.changes import NEXT, Change, Guard, Patch, Standing, Trigger, ended, entry, mine
+from taskloom.lifecycle.changes import NEXT, Change, Guard, Patch, Standing, Trigger, ended, entry, expire, mine
 from taskloom.model import Failure, HistoryEntry, Kind, TaskEntity, TaskKey
 
 TOO_LATE: Final = "DeadlineExceeded"
@@ -30,6 +30,7 @@ def cancelled(
         "updated_at": now,
         "finished_at": now,
     }
+    expire(patch, task.kind, task.options)
     if task.kind is not Kind.SUB_TASK:
         patch["dispatch"] = None
     guard = mine(task) if worker else Guard(status=frozenset({task.status}), fence=task.fence, run=task.run)
@@ -70,6 +71,7 @@ def retried(
         "progress": None,
         "started_at": None,
         "finished_at": None,
+        "ttl": None,
         "cancel_requested": None,
         "updated_at": now,
     }

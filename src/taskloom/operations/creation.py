@@ -28,7 +28,7 @@ from taskloom.model import (
 from taskloom.operations.checks import idempotency_key, name_or, tenant
 from taskloom.operations.finding import Finding
 from taskloom.operations.fingerprint import Fingerprint
-from taskloom.policy import MAX_SECONDS, Retry, number, retry_numbers, whole_number
+from taskloom.policy import MAX_SECONDS, Retry, number, retention, retry_numbers, whole_number
 from taskloom.ports import Backend, Idempotency, ItemWriter, NewTaskRow
 from taskloom.values import EncodedJson, Json, decode, encode
 
@@ -47,6 +47,7 @@ class NewTask:
     name: str | None = None
     retry: Retry | None = None
     deadline: float | None = None
+    ttl: float | timedelta | None = None
     idempotency_key: str | None = None
     priority: int = DEFAULT_PRIORITY
 
@@ -54,11 +55,20 @@ class NewTask:
 class Creation:
     """Creates tasks."""
 
-    def __init__(self, backend: Backend, registry: Registry, finding: Finding, *, idempotency_ttl: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        finding: Finding,
+        *,
+        idempotency_ttl: float,
+        ttl: float | None = None,
+    ) -> None:
         self._backend = backend
         self._registry = registry
         self._finding = finding
         self._idempotency_ttl = timedelta(seconds=idempotency_ttl)
+        self._ttl = ttl
 
     async def single(self, new: NewTask, context: InvokeContext | None) -> TaskEntity[Any]:
         """See `TaskService.create_task`."""
@@ -158,13 +168,16 @@ class Creation:
         type_ = model.task_type(new.task_type, f"{path}task_type")
         name = name_or(new.name, type_, path)
         options = NO_OPTIONS
-        deadline = new.deadline
-        if deadline is None:
-            deadline = self._registry.policy(kind, type_).deadline
-        if new.retry is not None or deadline is not None:
+        policy = self._registry.policy(kind, type_)
+        deadline = policy.deadline if new.deadline is None else new.deadline
+        ttl = policy.ttl if new.ttl is None else retention(new.ttl, f"{path}ttl")
+        if ttl is None:
+            ttl = self._ttl
+        if new.retry is not None or deadline is not None or ttl is not None:
             options = TaskOptions(
                 retry=None if new.retry is None else retry_numbers(new.retry, f"{path}retry"),
                 deadline=None if deadline is None else number(deadline, f"{path}deadline", low=0.001, high=MAX_SECONDS),
+                ttl=ttl,
             )
         priority = whole_number(new.priority, f"{path}priority", low=0, high=HIGHEST_PRIORITY)
         if priority != DEFAULT_PRIORITY:
@@ -204,6 +217,7 @@ class Creation:
             started_at=None,
             finished_at=None,
             deadline_at=None if options.deadline is None else now + timedelta(seconds=options.deadline),
+            ttl=None,
             lost=0,
             priority=priority,
             options=options,

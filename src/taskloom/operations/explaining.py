@@ -7,12 +7,14 @@ from enum import StrEnum
 from typing import Any, Final
 
 from taskloom import lifecycle
+from taskloom.execution.reconciler import DUTY as RECONCILE
+from taskloom.execution.reconciler import EVERY as RECONCILE_EVERY
 from taskloom.model import Kind, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations.finding import Finding
-from taskloom.operations.queues import ALIVE, RATE_OVER, paused_by, rate_of
+from taskloom.operations.queues import ALIVE, RATE_OVER, observed, paused_by, rate_of
 from taskloom.policy import chunk_count
 from taskloom.ports import Backend, Cap, LaneFigures, Place, WorkerFacts
-from taskloom.record import time_text
+from taskloom.record import parse_time, time_text
 from taskloom.values import Json
 
 NO_CAP: Final = Cap()
@@ -123,7 +125,7 @@ class Explaining:
                 return await self.explain(task.key)
             if is_streamed:
                 return _says(task, Cause.DISPATCH, "it is saved, and a worker is about to put it into the queue")
-            return _says(task, Cause.REPAIR, "it has no message in the queue; the reconciler gives it one soon")
+            return await self._repair(top, task, now)
         if place.is_held:
             return _says(task, Cause.TAKEN, "a worker has taken its message and is about to start it")
         if place.visible_at > now:
@@ -137,6 +139,17 @@ class Explaining:
         capped = _capped(top, task, lanes, workers) if top.kind is Kind.TASK else None
         return capped or await self._turn(top, task, place, lanes, now)
 
+    async def _repair(self, top: TaskEntity[Any], task: TaskEntity[Any], now: datetime) -> Explanation:
+        """When the reconciler comes: it looks once a minute, but does not mend the same task every time."""
+        text = "it has no message in the queue; the reconciler gives it one "
+        last = await self._backend.admin.duty(RECONCILE)
+        at = now if last is None else max(now, parse_time(str(last["at"])) + RECONCILE_EVERY)
+        again_at = lifecycle.next_repair(top)
+        if again_at is not None and again_at > at:
+            at = again_at
+        left = "within a minute" if last is None else f"at {time_text(at)} (in {_seconds(at - now)})"
+        return _says(task, Cause.REPAIR, text + left, repair_at=None if last is None else at)
+
     async def _turn(
         self,
         top: TaskEntity[Any],
@@ -146,7 +159,8 @@ class Explaining:
         now: datetime,
     ) -> Explanation:
         throughput = await self._backend.admin.throughput(now - RATE_OVER)
-        rate = rate_of(throughput, top.kind, top.task_type)
+        seen = observed(throughput, await self._backend.admin.workers(now - ALIVE), now)
+        rate = rate_of(throughput, top.kind, top.task_type, seen)
         oldest = min((lane.oldest_at for lane in lanes if lane.oldest_at is not None), default=now)
         tenants = sum(1 for lane in lanes if lane.waiting)
         text = f"{place.ahead}{'' if place.is_exact else ' or more'} of its tenant and type are before it"

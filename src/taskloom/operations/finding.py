@@ -7,12 +7,13 @@ from datetime import timedelta
 from typing import Any, Final
 
 from taskloom import model, payloads
-from taskloom.errors import InvalidInput, InvalidType, TaskNotFound
+from taskloom.errors import InvalidInput, InvalidType, TaskExpired, TaskNotFound
 from taskloom.model import MAX_SUB_TASKS, Kind, Page, TaskCode, TaskEntity, TaskKey, TaskStatus
 from taskloom.operations import cursors
 from taskloom.operations.checks import one_of, status_of
 from taskloom.policy import number, whole_number
 from taskloom.ports import Backend, TaskQuery
+from taskloom.record import time_text
 
 MAX_PAGE: Final = 1000
 LOOK_ANYWAY: Final = timedelta(seconds=1)
@@ -37,13 +38,19 @@ class Finding:
             # Through its parent, which knows the tenant (rule 7) and what the sub-task's own row does not hold.
             parent = await self._backend.store.get(key.parent)
             index = key.parts.index or 0
-            if parent is None or index >= (parent.attributes.sub_task_count or 0):
+            if parent is None:
+                raise await self._absent(key)
+            if index >= (parent.attributes.sub_task_count or 0):
                 raise TaskNotFound(key)
             return (await self._sub_tasks(parent, range(index, index + 1)))[0]
         task = await self._backend.store.get(key)
         if task is None:
-            raise TaskNotFound(key)
+            raise await self._absent(key)
         return task
+
+    async def _absent(self, key: TaskKey) -> TaskNotFound:
+        at = await self._backend.store.expired_at(key.parent)
+        return TaskNotFound(key) if at is None else TaskExpired(key, time_text(at))
 
     async def page(
         self,

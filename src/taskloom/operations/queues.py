@@ -1,7 +1,7 @@
 """What operators see of the queues, and do with them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -25,6 +25,7 @@ RATE_OVER: Final = timedelta(minutes=5)
 """Over how long the rate is measured."""
 PAGE: Final = 200
 MAX_LETTERS: Final = 1000
+MAX_EXPIRED: Final = 100_000
 MAX_ID: Final = 2**63 - 1
 
 
@@ -44,7 +45,8 @@ class QueueFigures:
     oldest_age: float
     """Seconds for which the oldest of those that wait has been due; 0 when none is."""
     rate: float
-    """Tasks of this type that ended per second, of all tenants, over the last five minutes."""
+    """Tasks of this type that ended per second, of all tenants, over the last five minutes; while workers have been
+    there for a shorter time, over that."""
     dead_letters: int
     is_paused: bool
 
@@ -67,8 +69,9 @@ class Queues:
         """
         tenant = None if tenant_code is None else model.tenant_code(tenant_code)
         now, admin = self._backend.clock.now(), self._backend.admin
-        lanes, pauses = await asyncio.gather(admin.lanes(), admin.pauses())
+        lanes, pauses, workers = await asyncio.gather(admin.lanes(), admin.pauses(), self.workers())
         throughput = await admin.throughput(now - RATE_OVER)
+        seen = observed(throughput, workers, now)
         letters: dict[tuple[str, Kind, str], int] = {}
         async for letter in self.iter_dead_letters(tenant_code=tenant):
             parts = letter.key.parts
@@ -76,7 +79,7 @@ class Queues:
             letters[name] = letters.get(name, 0) + 1
         found = {(lane.tenant_code, lane.kind, lane.task_type): lane for lane in lanes}
         names = sorted(name for name in {*found, *letters} if tenant in (None, name[0]))
-        return [_figures(*name, found.get(name), letters.get(name, 0), pauses, throughput, now) for name in names]
+        return [_figures(*name, found.get(name), letters.get(name, 0), pauses, throughput, seen, now) for name in names]
 
     async def workers(self) -> Sequence[WorkerFacts]:
         """Workers that were alive within the last half minute, and what they run."""
@@ -112,6 +115,10 @@ class Queues:
     async def pauses(self) -> Sequence[Pause]:
         """What is paused, since when, why and by whom."""
         return await self._backend.admin.pauses()
+
+    async def expired(self) -> int:
+        """How many tasks have expired, and wait to be removed; 100,000 stands for that many or more."""
+        return await self._backend.retention.expired(MAX_EXPIRED)
 
     async def repairs(self) -> Mapping[str, Json] | None:
         """What the reconciler did when it looked last: `at`, `by` and `repaired`, counts by what was done."""
@@ -181,11 +188,13 @@ class Queues:
         tenant_code: str | None = None,
         per_second: float | None = None,
         by: str | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> int:
         """Run the task of one dead letter again, or those of all; how many.
 
         Each starts a new run, and the letter goes. What runs again already, or has ended well since, is left alone, but
-        its letter goes. *per_second* spreads them over time. Raises: InvalidInput when there is no letter *id*.
+        its letter goes. *per_second* spreads them over time. *progress* is called after each letter, with how many were
+        redriven so far. Raises: InvalidInput when there is no letter *id*.
         """
         if per_second is not None:
             number(per_second, "per_second", low=0.001, high=1e6)
@@ -205,6 +214,8 @@ class Queues:
             if redriven and per_second is not None:
                 await clock.wait(asyncio.Event(), clock.now() + timedelta(seconds=1 / per_second))
             redriven += await self._redrive(letter, by)
+            if progress is not None:
+                progress(redriven)
         return redriven
 
     async def _redrive(self, letter: DeadLetter, by: str | None) -> int:
@@ -225,14 +236,27 @@ def _scope(task_type: str | None, tenant_code: str | None) -> tuple[PauseScope, 
     return PauseScope.TENANT, model.tenant_code(tenant_code)
 
 
-def rate_of(throughput: Sequence[Throughput], kind: Kind, task_type: str) -> float:
-    """Tasks of this type that ended per second."""
+def observed(throughput: Sequence[Throughput], workers: Sequence[WorkerFacts], now: datetime) -> timedelta:
+    """Over how long *throughput*, of the last five minutes, was measured: shorter when the workers have just started.
+
+    At least a second; while nobody works, the five minutes.
+    """
+    if not workers:
+        return RATE_OVER
+    since = (now - RATE_OVER).replace(second=0, microsecond=0)  # whole minutes are counted
+    started = min(worker.started_at for worker in workers)
+    earlier = [minute.minute for minute in throughput if minute.minute + timedelta(minutes=1) <= started]
+    return max(now - max(min([started, *earlier]), since), timedelta(seconds=1))
+
+
+def rate_of(throughput: Sequence[Throughput], kind: Kind, task_type: str, seen: timedelta) -> float:
+    """Tasks of this type that ended per second, measured over *seen*."""
     ended = sum(
         minute.completed + minute.failed
         for minute in throughput
         if (minute.kind, minute.task_type) == (kind, task_type)
     )
-    return ended / RATE_OVER.total_seconds()
+    return ended / seen.total_seconds()
 
 
 def paused_by(pauses: Sequence[Pause], tenant_code: str, task_type: str) -> Pause | None:
@@ -249,6 +273,7 @@ def _figures(
     letters: int,
     pauses: Sequence[Pause],
     throughput: Sequence[Throughput],
+    seen: timedelta,
     now: datetime,
 ) -> QueueFigures:
     oldest_at = None if lane is None else lane.oldest_at
@@ -260,7 +285,7 @@ def _figures(
         delayed=0 if lane is None else lane.delayed,
         in_flight=0 if lane is None else lane.in_flight,
         oldest_age=0.0 if oldest_at is None else (now - oldest_at).total_seconds(),
-        rate=rate_of(throughput, kind, type_),
+        rate=rate_of(throughput, kind, type_, seen),
         dead_letters=letters,
         is_paused=paused_by(pauses, tenant, type_) is not None,
     )

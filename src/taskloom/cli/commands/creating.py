@@ -46,6 +46,9 @@ def create(
     deadline: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="It fails unless it has ended by then.")
     ] = None,
+    ttl: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="It is kept so long once it has ended. [default: for ever]")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="K", help="Create nothing if this key was used before.")
     ] = None,
@@ -64,6 +67,7 @@ def create(
         name=name,
         priority=priority,
         deadline=deadline,
+        ttl=ttl,
         idempotency_key=idempotency_key,
     )
     context = InvokeContext(user_id=who(by))

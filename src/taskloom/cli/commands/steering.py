@@ -122,10 +122,13 @@ def redrive(
     if id_ is not None:
         whole_number(id_, "ID", low=1, high=queue_views.MAX_LETTER)
     name = who(by)
-    redriven = session.ask(
-        database,
-        lambda service: service.queues.redrive(id_, tenant_code=tenant, per_second=per_second, by=name),
-    )
+    with output.counting("redriven") as count:
+        redriven = session.ask(
+            database,
+            lambda service: service.queues.redrive(
+                id_, tenant_code=tenant, per_second=per_second, by=name, progress=count
+            ),
+        )
     output.say(f"redriven: {redriven}")
 
 
