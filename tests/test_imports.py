@@ -32,6 +32,11 @@ def test_import_loads_no_driver(package: frozenset[str], driver: str) -> None:
     assert driver not in package
 
 
+def test_only_webhooks_pay_for_an_http_client() -> None:
+    loaded = loaded_by("import taskloom\ntaskloom.TaskModule.register()\ntaskloom.Webhook")
+    assert "http" not in loaded
+
+
 def test_task_module_is_lazy_and_light() -> None:
     """The first touch of a public name loads its module, and still nothing that an extra brings."""
     loaded = loaded_by("import taskloom\nassert 'taskloom.module' not in sys.modules\ntaskloom.TaskModule")

@@ -14,7 +14,6 @@ from bench.loom.prefill import prefill_expired, prefill_finished
 from taskloom import TaskKey, TaskService, TaskStatus
 from taskloom.clock import SystemClock
 from taskloom.embedded.backend import embedded_backend
-from taskloom.execution.sweeper import Sweeper
 from taskloom.ids import RandomIds
 
 Submit: TypeAlias = Callable[[TaskService, int], Awaitable[list[TaskKey]]]
@@ -87,6 +86,10 @@ def _with_workers(submit: Submit) -> Measurement:
 
 def _while_removing(job: Job) -> Figures:
     """Tasks from their creation to the result, while the expired ones in the file are removed."""
+    from taskloom.execution.sweeper import (
+        Sweeper,
+    )  # not above: an older Taskloom that this one is compared with has none
+
     path = database(job)
     asyncio.run(prefill_expired(path, job.old))
     module, _ = application(path)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskloom.service import TaskService
     from taskloom.settings import Settings
     from taskloom.state_service import StepFunctionService
+    from taskloom.webhooks import Webhook, verify_webhook
 
 _HOMES = {
     "Cause": "operations.explaining",
@@ -55,10 +56,12 @@ _HOMES = {
     "TaskStatus": "model",
     "TaskloomError": "errors",
     "Throughput": "ports",
+    "Webhook": "webhooks",
     "WorkerFacts": "ports",
     "current": "events.context",
     "event_factory": "events.marks",
     "event_handler": "events.marks",
+    "verify_webhook": "webhooks",
 }
 
 __all__ = [
@@ -93,10 +96,12 @@ __all__ = [
     "TaskStatus",
     "TaskloomError",
     "Throughput",
+    "Webhook",
     "WorkerFacts",
     "current",
     "event_factory",
     "event_handler",
+    "verify_webhook",
 ]
 
 

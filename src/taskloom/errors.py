@@ -17,6 +17,7 @@ TaskloomError
 ├── NotRunning (RuntimeError)       asked for the context of a run outside of one
 ├── NoHandler                       nothing takes the events of a task
 ├── ClaimLost                       a write came too late: another claim holds the task
+├── SignatureRefused (ValueError)   a webhook was not sent by who knows the secret, or long ago
 ├── MissingExtra (ImportError)      an optional dependency is not installed
 └── StoreError                      the storage could not do its work
     ├── StoreBusy                   ... now; trying again helps (retryable)
@@ -172,6 +173,10 @@ class NoHandler(TaskloomError):
 
 class ClaimLost(TaskloomError):
     """The task was claimed again, retried or ended since; the late write changed nothing."""
+
+
+class SignatureRefused(TaskloomError, ValueError):
+    """What claims to be a webhook of Taskloom is not to be trusted: answer with an error, and do nothing else."""
 
 
 class MissingExtra(TaskloomError, ImportError):

@@ -290,6 +290,8 @@ class TaskOptions:
     retry: RetryNumbers | None = None
     deadline: float | None = None
     """Seconds from the creation, or from a retry, in which the task must end."""
+    notify_url: str | None = None
+    """Where changes of its status are posted to."""
     ttl: float | None = None
     """Seconds from its end for which the task is kept; None: for ever."""
 

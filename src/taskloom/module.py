@@ -7,13 +7,13 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 from taskloom import model
 from taskloom import providers as providers_
 from taskloom.capabilities import Feature, require
 from taskloom.clock import SystemClock
-from taskloom.errors import InvalidType, WiringError
+from taskloom.errors import InvalidInput, InvalidType, WiringError
 from taskloom.events.factory import (
     EventFactory,
     ITaskQueueEventFactory,
@@ -25,13 +25,19 @@ from taskloom.events.registry import Definition, Registry, TypePolicy
 from taskloom.execution.threads import HandlerThreads
 from taskloom.execution.worker import Worker
 from taskloom.ids import RandomIds
-from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity
+from taskloom.model import DEFAULT_PRIORITY, InvokeContext, Kind, TaskEntity, TaskStatus
+from taskloom.notifications.pump import KEEP
+from taskloom.notifications.subscriptions import SUBSCRIBER_RETRY, Subscriber, Subscription
 from taskloom.policy import MAX_SECONDS, Retry, check_fan_out_options, number, retention, whole_number
-from taskloom.ports import Backend, Clock, Ids, Served
+from taskloom.ports import NOTIFY_URL, Backend, Clock, Ids, Listener, Served
 from taskloom.service import TaskService
 from taskloom.settings import Settings
 from taskloom.state_service import StepFunctionService
 from taskloom.sync import SyncModule
+from taskloom.webhooks import STATUS_ACTION, Webhook, checked_filter, checked_url, listener_name
+
+if TYPE_CHECKING:
+    from taskloom.notifications.delivery import WebhookDelivery
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -39,6 +45,7 @@ P = ParamSpec("P")
 Provider: TypeAlias = Any
 """What `Given` says, of a class that is marked with `event_handler`."""
 
+SubscriberT = TypeVar("SubscriberT", bound=Subscriber)
 GivenT = TypeVar("GivenT")
 Given: TypeAlias = "type[GivenT] | GivenT | Callable[[TaskModule], GivenT]"
 """A class, an instance, or a callable that takes the module and returns an instance."""
@@ -73,6 +80,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
         ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
+        notify_url: str | None = None,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """See `TaskService.create_task`."""
@@ -86,6 +94,7 @@ class SingleTaskFunction(TaskFunction[P, ResultT]):
             ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
+            notify_url=notify_url,
             invoke_context=invoke_context,
         )
 
@@ -104,6 +113,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
         ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
+        notify_url: str | None = None,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """See `TaskService.create_step_function_task`."""
@@ -117,6 +127,7 @@ class FanOutFunction(TaskFunction[P, ResultT]):
             ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
+            notify_url=notify_url,
             invoke_context=invoke_context,
         )
 
@@ -125,7 +136,13 @@ class TaskModule:
     """The tasks of one application. Many modules may live in one process; nothing is shared between them."""
 
     def __init__(
-        self, settings: Settings, backend: Backend, registry: Registry, *, enable_controller: bool = False
+        self,
+        settings: Settings,
+        backend: Backend,
+        registry: Registry,
+        *,
+        enable_controller: bool = False,
+        webhooks: Sequence[Webhook] = (),
     ) -> None:
         self.settings = settings
         self.enable_controller = enable_controller
@@ -135,12 +152,19 @@ class TaskModule:
             registry,
             idempotency_ttl=settings.idempotency_ttl,
             ttl=retention(settings.ttl, "ttl"),
+            has_webhook_secret=settings.webhook_secret is not None,
+            allow_private=settings.webhook_private_addresses,
         )
         self.step_function_service = StepFunctionService(backend)
         self.sync = SyncModule(self.task_service, self.step_function_service)
         """The same services for programs without an event loop."""
         self._backend = backend
         self._registry = registry
+        self._webhooks = _checked_webhooks(webhooks, settings)
+        self._subscriptions: list[Subscription] = []
+        for webhook in self._webhooks:
+            listener = Listener(name=webhook.listener(), filter=webhook.filter())
+            backend.notifier.announce(listener, backend.clock.now() + KEEP)
 
     @classmethod
     def register(
@@ -150,6 +174,7 @@ class TaskModule:
         providers: Sequence[Provider] = (),
         event_factory: "Given[EventFactory] | None" = None,
         enable_controller: bool = False,
+        webhooks: Sequence[Webhook] = (),
         settings: Settings | None = None,
         clock: Clock | None = None,
         ids: Ids | None = None,
@@ -158,7 +183,7 @@ class TaskModule:
 
         *task_queue_event_factory* turns tasks into events, *providers* hold the handlers of those events,
         *event_factory* has its say on raw AWS events. Each is a class, an instance, or a callable that takes the
-        module.
+        module. *webhooks*: whom to tell of what happens to tasks; the workers of this module post it.
         Constructor parameters of classes that are annotated `TaskService`, `StepFunctionService`, `Settings` or
         `TaskModule` are filled in. *clock* and *ids* are for tests.
         Raises: WiringError, InvalidInput; at once, not when the first task runs.
@@ -168,7 +193,7 @@ class TaskModule:
             raise InvalidType("settings", f"{settings!r} is no Settings", "give taskloom.Settings(...)")
         backend = _backend(settings, SystemClock() if clock is None else clock, RandomIds() if ids is None else ids)
         registry = Registry(default_policy=TypePolicy(retry=settings.retry))
-        module = cls(settings, backend, registry, enable_controller=enable_controller)
+        module = cls(settings, backend, registry, enable_controller=enable_controller, webhooks=webhooks)
         module._wire(task_queue_event_factory, providers, event_factory)
         return module
 
@@ -291,7 +316,94 @@ class TaskModule:
             lease=timedelta(seconds=self.settings.lease_seconds),
             grace=timedelta(seconds=seconds),
             log_level=logging.getLevelNamesMapping()[self.settings.log_level],
+            beside=self._webhook_delivery(),
         )
+
+    def _webhook_delivery(self) -> "WebhookDelivery | None":
+        if not self._webhooks and self.settings.webhook_secret is None:
+            return None
+        from taskloom.notifications.delivery import WebhookDelivery  # only where it is used: it loads an HTTP client
+
+        return WebhookDelivery(
+            self._backend,
+            self._webhooks,
+            secret=self.settings.webhook_secret,
+            allow_private=self.settings.webhook_private_addresses,
+        )
+
+    @overload
+    def subscribe(
+        self,
+        callback: Subscriber,
+        /,
+        *,
+        name: str | None = None,
+        task_types: Sequence[str] | None = None,
+        statuses: Sequence[TaskStatus | str] | None = None,
+        sub_tasks: bool = False,
+        action: str = STATUS_ACTION,
+        timeout: float = 30.0,
+        retry: Retry = SUBSCRIBER_RETRY,
+    ) -> Subscription: ...
+    @overload
+    def subscribe(
+        self,
+        callback: None = None,
+        /,
+        *,
+        name: str | None = None,
+        task_types: Sequence[str] | None = None,
+        statuses: Sequence[TaskStatus | str] | None = None,
+        sub_tasks: bool = False,
+        action: str = STATUS_ACTION,
+        timeout: float = 30.0,
+        retry: Retry = SUBSCRIBER_RETRY,
+    ) -> Callable[[SubscriberT], SubscriberT]: ...
+    def subscribe(
+        self,
+        callback: Subscriber | None = None,
+        /,
+        *,
+        name: str | None = None,
+        task_types: Sequence[str] | None = None,
+        statuses: Sequence[TaskStatus | str] | None = None,
+        sub_tasks: bool = False,
+        action: str = STATUS_ACTION,
+        timeout: float = 30.0,
+        retry: Retry = SUBSCRIBER_RETRY,
+    ) -> Any:
+        """Call *callback* with the message of each status change from now on, whichever process makes it.
+
+        Returns what ends that when it is called. As a decorator, `@module.subscribe()` leaves the function as it is,
+        and it is told until the module is closed.
+        *callback* is `async def` or `def`; it runs in a thread of this subscription, one call at a time, and holds up
+        neither tasks nor other subscribers. Raising, or taking longer than *timeout* seconds, fails the delivery,
+        which is tried again as *retry* says, and then given up: see `task_service.webhooks`.
+        With a *name* nothing is missed while no process is there, for 7 days, and processes that use the same name
+        share the messages: each goes to one of them. Without one, this process gets all of them while it lives.
+        *task_types* and *statuses* narrow what comes (None: all); *sub_tasks*: those of fan-outs too; *action*:
+        "task-status" for changes, "sfn-alarm" for one alarm per task that ends FAILED.
+        Raises: InvalidInput, InvalidType.
+        """
+        chosen = checked_filter("", action, statuses, task_types, sub_tasks)
+        limit = timedelta(seconds=number(timeout, "timeout", low=0.001, high=86400))
+        if not isinstance(retry, Retry):
+            raise InvalidType("retry", f"{retry!r} is no Retry", "give taskloom.Retry(...)")
+        if name is not None:
+            _free_name(listener_name(name, "name"), "name")
+
+        def begin(callback: Subscriber) -> Subscription:
+            if not callable(callback) or isinstance(callback, type):
+                raise InvalidType("callback", f"{callback!r} is no function", "give one that takes a message")
+            subscription = Subscription(self._backend, callback, name=name, filter=chosen, timeout=limit, retry=retry)
+            self._subscriptions.append(subscription)
+            return subscription
+
+        def decorate(callback: SubscriberT) -> SubscriberT:
+            begin(callback)
+            return callback
+
+        return decorate if callback is None else begin(callback)
 
     @property
     def served(self) -> Served:
@@ -300,6 +412,11 @@ class TaskModule:
 
     def close(self) -> None:
         """Give back files and threads. Optional: nothing keeps a process alive, and the next use opens them again."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription()
+        for subscription in subscriptions:
+            subscription.join()
         self.sync.close()
         self._backend.close()
 
@@ -357,6 +474,29 @@ def _task_factory(factory: object) -> object:
             "transform_step_function_task; define what your tasks need"
         )
     return factory
+
+
+def _checked_webhooks(webhooks: Sequence[Webhook], settings: Settings) -> Sequence[Webhook]:
+    if isinstance(webhooks, (str, bytes)) or not isinstance(webhooks, Iterable):
+        raise WiringError(f"webhooks: {webhooks!r} is no list; give a list of taskloom.Webhook(...)")
+    checked = list(webhooks)
+    for index, webhook in enumerate(checked):
+        if not isinstance(webhook, Webhook):
+            raise WiringError(f"webhooks[{index}]: {webhook!r} is no Webhook; give taskloom.Webhook(url, secret)")
+        checked_url(webhook.url, f"webhooks[{index}].url", allow_private=settings.webhook_private_addresses)
+        if webhook.secret is None and settings.webhook_secret is None:
+            raise InvalidInput(f"webhooks[{index}].secret", "is not given", "give one, or set Settings.webhook_secret")
+        _free_name(webhook.listener(), f"webhooks[{index}].name")
+    names = [webhook.listener() for webhook in checked]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput("webhooks", f"two of them have the name {twice!r}", "give each a name of its own")
+    return checked
+
+
+def _free_name(name: str, field: str) -> None:
+    if name == NOTIFY_URL:
+        raise InvalidInput(field, f"{name!r} stands for the addresses of tasks", "give another name")
 
 
 def _seconds(value: float | None, field: str) -> float | None:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from taskloom.lifecycle import Change, Refused, Standing, Written
-from taskloom.model import Kind, LogLine, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
+from taskloom.model import Kind, LogLine, TaskAttributes, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
 from taskloom.values import EncodedJson, Json
+from taskloom.webhooks import ALARM_ACTION, ALL_CHANGES, Filter
 
 
 class Clock(Protocol):
@@ -724,8 +725,131 @@ class Signals(Protocol):
     def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback*, from any thread, whenever there may be new work; returns what ends it."""
 
+    def on_any(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback*, from any thread, whenever there may be work, or any task may have ended; returns what ends
+        it."""
+
     def on_change(self, code: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback*, from any thread, whenever the task *code* may have ended; returns what ends it."""
+
+
+NOTIFY_URL: Final = "notify_url"
+"""The listener of tasks that were created with an address of their own. It is followed when the first one is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Somebody who is told of status changes, under a name of its own: 1 to 128 of A–Z a–z 0–9 . _ - ~"""
+
+    name: str
+    filter: Filter = ALL_CHANGES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One committed status change, or one alarm, as it is kept for one listener until that was told."""
+
+    number: int
+    """Of this notice; grows."""
+    taken: int
+    """How often it was taken, so that whoever took it before cannot say what became of it since."""
+    listener: str
+    action: str
+    key: TaskKey
+    task_type: str
+    at: datetime
+    status: TaskStatus
+    run: int
+    attempt: int
+    version: int
+    """Of the task after the change; with the key it names the change."""
+    attributes: TaskAttributes
+    """As they were after the change; a result that lies in the payload store is its reference."""
+    url: str | None
+    """The task's own address."""
+    failures: int
+    """How often delivering it failed."""
+    reason: str | None
+    """Of the last failure."""
+    given_up_at: datetime | None
+
+    @property
+    def event_id(self) -> str:
+        """The same for each delivery of this change to whomever, and for no other change."""
+        return f"{self.key.id}#{self.version}" + ("#alarm" if self.action == ALARM_ACTION else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeFailure:
+    """What could not be delivered."""
+
+    notice: Notice
+    reason: str | None
+    retry_at: datetime | None
+    """When to try again; None: never, unless somebody replays it."""
+    counts: bool = True
+    """Whether it was tried at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerFigures:
+    """How a listener stands."""
+
+    name: str
+    action: str
+    until: datetime
+    """From then on nothing is kept for it, and what waits is removed, unless it is followed again."""
+    waiting: int
+    given_up: int
+    oldest_at: datetime | None
+    """When the oldest change that waits was made."""
+
+
+class Notifier(Protocol):
+    """Keeps status changes for whoever listens, until they were told.
+
+    Every change of a top-level task's status that a `TaskStore` of this backend writes while a listener is followed and
+    asks for it makes one notice for that listener, in the same write: neither without the other. The creation is such a
+    change, and so is a new run. What writes a status that the task has already makes none. Sub-tasks make notices for
+    those that ask for them: from their first claim on, for before it they are not stored. The action "sfn-alarm" makes
+    one notice for each run that ends FAILED.
+    While nobody listens nothing more is written than without a notifier.
+    """
+
+    def announce(self, listener: Listener, until: datetime) -> None:
+        """`follow`, without waiting: it holds from this backend's next write on, that one included."""
+
+    async def follow(self, listener: Listener, until: datetime) -> None:
+        """Keep notices for *listener*, until *until*; durable. The same name again replaces filter and time."""
+
+    async def tidy(self) -> None:
+        """Remove a portion of what nobody will ever take: of listeners whose time is over, and what was given up
+        30 days ago or longer."""
+
+    async def forget(self, name: str) -> bool:
+        """Keep nothing for this listener any more, and remove what waits for it; whether there was one."""
+
+    async def take(self, name: str, limit: int, *, again_at: datetime) -> Sequence[Notice]:
+        """At most *limit* due notices of a listener, the oldest first; nobody else gets them before *again_at*."""
+
+    async def settle(self, done: Sequence[Notice], failures: Sequence[NoticeFailure]) -> None:
+        """Remove what was delivered, keep *failures* for later, or as given up. Does nothing to what was taken again,
+        but what was delivered goes all the same."""
+
+    async def next_due(self, name: str) -> datetime | None:
+        """From when on `take` would return something; None while there is nothing."""
+
+    async def listeners(self) -> Sequence[ListenerFigures]:
+        """All of them, by name, with those whose time is over while something of theirs is left."""
+
+    async def notices(self, name: str | None, *, given_up: bool, after: int, limit: int) -> Sequence[Notice]:
+        """Notices of a listener (None: of all) behind the number *after*, in order; those given up, or all."""
+
+    async def replay(self, name: str | None, number: int | None) -> int:
+        """Have what was given up delivered again: one, those of a listener, or all; how many.
+
+        Their tries begin anew.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -746,6 +870,7 @@ class Backend:
     retention: Retention
     signals: Signals
     admin: QueueAdmin
+    notifier: Notifier
     stream_arn: str
     """ARN of the change stream, as it stands in the records."""
     queue_arn: str

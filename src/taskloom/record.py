@@ -85,7 +85,7 @@ def to_item(task: TaskEntity[Any]) -> dict[str, Any]:
         value = getattr(task, attribute)
         if value is not None:
             item[name] = time_text(value)
-    attributes = _attributes_item(task)
+    attributes = attributes_item(task.attributes)
     if attributes:
         item["attributes"] = attributes
     if task.progress is not None:
@@ -213,6 +213,8 @@ def options_item(options: TaskOptions) -> dict[str, Any]:
         item["deadline"] = options.deadline
     if options.ttl is not None:
         item["ttl"] = options.ttl
+    if options.notify_url is not None:
+        item["notifyUrl"] = options.notify_url
     return item
 
 
@@ -222,7 +224,9 @@ def options_of(item: Mapping[str, Any] | None) -> TaskOptions:
         return NO_OPTIONS
     retry = item.get("retry")
     numbers = retry and RetryNumbers(**{attribute: retry[name] for name, attribute in _RETRY_NUMBERS.items()})
-    return TaskOptions(retry=numbers, deadline=item.get("deadline"), ttl=item.get("ttl"))
+    return TaskOptions(
+        retry=numbers, deadline=item.get("deadline"), ttl=item.get("ttl"), notify_url=item.get("notifyUrl")
+    )
 
 
 def log_item(line: LogLine) -> dict[str, Any]:
@@ -282,8 +286,8 @@ def failure_of(item: object) -> Failure | None:
     )
 
 
-def _attributes_item(task: TaskEntity[Any]) -> dict[str, Any]:
-    attributes = task.attributes
+def attributes_item(attributes: TaskAttributes) -> dict[str, Any]:
+    """The stored form of attributes."""
     item: dict[str, Any] = {}
     if attributes.results is not None:
         item["result"] = attributes.results

@@ -14,6 +14,7 @@ from taskloom.operations.finding import Finding
 from taskloom.operations.logs import Logs
 from taskloom.operations.queues import Queues
 from taskloom.operations.steering import Steering
+from taskloom.operations.webhooks import Webhooks
 from taskloom.policy import Retry
 from taskloom.ports import Backend
 
@@ -25,16 +26,33 @@ class TaskService:
     """Creates tasks, finds them, waits for them. Usable from any event loop and thread, without worker or start."""
 
     def __init__(
-        self, backend: Backend, registry: Registry, *, idempotency_ttl: float, ttl: float | None = None
+        self,
+        backend: Backend,
+        registry: Registry,
+        *,
+        idempotency_ttl: float,
+        ttl: float | None = None,
+        has_webhook_secret: bool = False,
+        allow_private: bool = False,
     ) -> None:
         self._finding = Finding(backend)
-        self._creation = Creation(backend, registry, self._finding, idempotency_ttl=idempotency_ttl, ttl=ttl)
+        self._creation = Creation(
+            backend,
+            registry,
+            self._finding,
+            idempotency_ttl=idempotency_ttl,
+            ttl=ttl,
+            has_webhook_secret=has_webhook_secret,
+            allow_private=allow_private,
+        )
         self._steering = Steering(backend, self._finding)
         self._explaining = Explaining(backend, self._finding)
         self._logs = Logs(backend, self._finding)
         self._callbacks = Callbacks(backend)
         self.queues = Queues(backend, self._finding, self._steering)
         """For operators: depths, workers, pauses, purging, dead letters."""
+        self.webhooks = Webhooks(backend)
+        """For operators: who is told of status changes, what could not be delivered, and delivering it again."""
 
     async def create_task(
         self,
@@ -48,6 +66,7 @@ class TaskService:
         ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
+        notify_url: str | None = None,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """The new single task, PENDING; it is on disk, and will be run by a worker that serves *task_type*.
@@ -60,6 +79,8 @@ class TaskService:
         *ttl*: seconds (or a timedelta, at least 1 s) from its end for which the task is kept; from then on it counts as
         absent (default: that of the task type, where this module defines it, else `Settings.ttl`; None: for ever).
         *priority*: 0 to 9; of the tasks that wait for a worker those with a higher one go first.
+        *notify_url*: an http or https address to which each change of the task's status is posted, signed with
+        `Settings.webhook_secret`.
         Raises: InvalidInput, InvalidType; IdempotencyConflict when that task has another type, name or input.
         """
         new = NewTask(
@@ -72,6 +93,7 @@ class TaskService:
             ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
+            notify_url=notify_url,
         )
         return await self._creation.single(new, invoke_context)
 
@@ -98,14 +120,15 @@ class TaskService:
         ttl: float | timedelta | None = None,
         idempotency_key: str | None = None,
         priority: int = DEFAULT_PRIORITY,
+        notify_url: str | None = None,
         invoke_context: InvokeContext | None = None,
     ) -> TaskEntity[Any]:
         """The new fan-out, PENDING: one sub-task per element of *input*, an iterable that is read here, to its end.
 
         A long input goes to the payload store while it is read and is never held in memory. If reading it raises, or
         an element is refused, nothing is created. An empty input makes a fan-out that ends COMPLETED.
-        *retry* is for each sub-task, *deadline* and *ttl* for the whole; for these, *idempotency_key* and *priority*
-        see `create_task`.
+        *retry* is for each sub-task, *deadline* and *ttl* for the whole; for these, *idempotency_key*, *priority* and
+        *notify_url* (of the whole, not of each sub-task) see `create_task`.
         Raises: InvalidInput, InvalidType (*input* is a str, bytes, a mapping, or no iterable); IdempotencyConflict.
         """
         new = NewTask(
@@ -117,6 +140,7 @@ class TaskService:
             ttl=ttl,
             idempotency_key=idempotency_key,
             priority=priority,
+            notify_url=notify_url,
         )
         return await self._creation.fan_out(new, input, invoke_context)
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, get_args
 
 from taskloom.errors import InvalidInput, InvalidType
 from taskloom.policy import MAX_SECONDS, Retry, number, retention
+from taskloom.webhooks import check_secret
 
 PREFIX: Final = "TASKLOOM_"
 
@@ -43,6 +44,13 @@ def _retry(text: str) -> Retry:
     return Retry(**options)
 
 
+def _flag(text: str) -> bool:
+    flags = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in flags:
+        raise ValueError("give true or false")
+    return flags[text.lower()]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a module works. Each field also comes from `TASKLOOM_<FIELD>`; explicit values win.
@@ -71,12 +79,22 @@ class Settings:
     otherwise; None: for ever."""
     log_level: LogLevel = field(default_factory=_environment("log_level", "INFO"))
     """Which lines that handlers log are kept with their task: those of this level and above."""
+    webhook_secret: str | None = field(default_factory=_environment("webhook_secret", None), repr=False)
+    """Signs what is posted to the `notify_url` of tasks, and to webhooks without a secret of their own; 16 to 512
+    characters."""
+    webhook_private_addresses: bool = field(default_factory=_environment("webhook_private_addresses", False, _flag))
+    """Whether webhooks may lead to private, loopback, link-local and reserved addresses."""
 
     def __post_init__(self) -> None:
         _one_of(self.backend, "backend", get_args(BackendName))
         _one_of(self.synchronous, "synchronous", get_args(Synchronous))
         _one_of(self.log_level, "log_level", get_args(LogLevel))
         _file(self.database)
+        if self.webhook_secret is not None:
+            check_secret(self.webhook_secret, "webhook_secret")
+        if not isinstance(self.webhook_private_addresses, bool):
+            problem = f"{self.webhook_private_addresses!r} is no truth value"
+            raise InvalidType("webhook_private_addresses", problem, "give True or False")
         number(self.lease_seconds, "lease_seconds", low=0.1, high=86400)
         number(self.grace_seconds, "grace_seconds", low=0, high=86400)
         number(self.idempotency_ttl, "idempotency_ttl", low=0.001, high=MAX_SECONDS)

@@ -5,6 +5,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from taskloom.execution.loop_thread import LoopThread
 from taskloom.operations.queues import Queues
+from taskloom.operations.webhooks import Webhooks
 from taskloom.service import TaskService
 from taskloom.state_service import StepFunctionService
 
@@ -88,6 +89,7 @@ class SyncTaskService(_Blocking[TaskService]):
     def __init__(self, service: TaskService, thread: LoopThread) -> None:
         super().__init__(service, thread)
         self.queues = SyncQueues(service.queues, thread)
+        self.webhooks = SyncWebhooks(service.webhooks, thread)
 
 
 class SyncQueues(_Blocking[Queues]):
@@ -105,6 +107,16 @@ class SyncQueues(_Blocking[Queues]):
     dead_letters = _call(Queues.dead_letters)
     iter_dead_letters = _iterate(Queues.iter_dead_letters)
     redrive = _call(Queues.redrive)
+
+
+class SyncWebhooks(_Blocking[Webhooks]):
+    """`TaskService.webhooks`, blocking. Usable from any thread."""
+
+    listeners = _call(Webhooks.listeners)
+    deliveries = _call(Webhooks.deliveries)
+    iter_deliveries = _iterate(Webhooks.iter_deliveries)
+    replay = _call(Webhooks.replay)
+    forget = _call(Webhooks.forget)
 
 
 class SyncStepFunctionService(_Blocking[StepFunctionService]):

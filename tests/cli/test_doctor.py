@@ -82,6 +82,7 @@ def test_a_database_at_rest_is_well(module: TaskModule, database: Path, capsys: 
     assert list(found) == [
         "taskloom", "python", "sqlite", "extras", "database", "writable", "disk", "schema", "integrity", "journal",
         "clock", "leases", "lock", "workers", "served", "pauses", "dead letters", "expired",
+        "webhooks",
     ]  # fmt: skip
     assert {finding["state"] for name, finding in found.items() if name != "workers"} == {"ok"}
     assert found["taskloom"]["text"] == version("taskloom")

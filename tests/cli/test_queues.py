@@ -169,6 +169,8 @@ def test_when_there_is_nothing_it_says_so(module: TaskModule, database: Path, ca
 def test_dead_letters_page_by_page(module: TaskModule, database: Path, capsys: Capture) -> None:
     keys = [create(module) for _ in range(3)]
     bury(database, *keys)
+    code, out, err = call(capsys, "dead-letters", "--limit", "1000", "--database", database)
+    assert (code, err, len(out.splitlines())) == (0, "", 4)
     code, out, err = call(capsys, "dead-letters", "--limit", "2", "--database", database)
     assert (code, err) == (0, "")
     reason = re.escape("NoHandler: nothing takes\\x1b it")

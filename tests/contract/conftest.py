@@ -11,6 +11,7 @@ for _suite in (
     "executions",
     "idempotency",
     "ids",
+    "notifier",
     "payloads",
     "queue_admin",
     "queue_machine",

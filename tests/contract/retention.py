@@ -214,6 +214,25 @@ class RetentionContract(Contract):
             assert await _has_items(backend, f"{parent.id}/items")
             assert not await _has_items(backend, lost)
 
+    @scenario
+    async def test_what_a_step_names_is_kept_and_goes_with_its_task(self, backend: Backend) -> None:
+        rows = Rows(backend)
+        task = await rows.claimed(rows.single(options=KEPT))
+        name = f"{task.id}/step/a/1"
+        reference = await backend.payloads.put(name, EncodedJson("1"))
+        step = Step(key=task.key, kind=StepKind.STEP, name="a", write_id="w", run=1, at=rows.now, result_ref=reference)
+        assert isinstance(await backend.steps.put(step, lifecycle.touched(task, now=rows.now)), Written)
+        await self.elapse(backend, HOUR)
+        after: str | None = ""
+        while after is not None:
+            after = await backend.retention.remove_orphans(rows.now, after, 100)
+        assert await _has_payload(backend, name)
+        await rows.carry_out(rows.completed(task))
+        await self.elapse(backend, 2 * HOUR)
+        await self._removed(backend)
+        assert await backend.steps.get(task.key, StepKind.STEP, "a") is None
+        assert not await _has_payload(backend, name)
+
     # --- ways ----------------------------------------------------------------------------------------------------
 
     async def _removed(self, backend: Backend) -> int:

@@ -63,6 +63,24 @@ class SignalsContract(Contract):
 
     @needs("signals_arrive")
     @scenario
+    async def test_whoever_asks_for_anything_hears_of_work_and_of_every_end(self, backend: Backend) -> None:
+        rows = Rows(backend)
+        task, other = await rows.claimed(), await rows.claimed()
+
+        async def complete() -> None:
+            await backend.store.update(rows.completed(task))
+
+        async def fail() -> None:
+            await backend.store.update_many([rows.failed(other)])
+
+        async def create() -> None:
+            await rows.create(rows.single())
+
+        for make in (complete, fail, create):
+            assert await self._signalled(backend.signals.on_any, make)
+
+    @needs("signals_arrive")
+    @scenario
     async def test_who_reads_after_the_signal_sees_the_end(self, backend: Backend) -> None:
         """A signal that came before its write would wake for nothing, and then nobody."""
         rows = Rows(backend)
@@ -98,6 +116,7 @@ class SignalsContract(Contract):
         calls: list[str] = []
         for end in (
             backend.signals.on_work(lambda: calls.append("work")),
+            backend.signals.on_any(lambda: calls.append("any")),
             backend.signals.on_change(task.code, lambda: calls.append("change")),
         ):
             end()

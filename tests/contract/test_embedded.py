@@ -14,6 +14,7 @@ from tests.contract.change_stream import ChangeStreamContract
 from tests.contract.deadlines import DeadlinesContract
 from tests.contract.executions import StateMachineContract
 from tests.contract.idempotency import IdempotencyContract
+from tests.contract.notifier import NotifierContract
 from tests.contract.payloads import PayloadStoreContract
 from tests.contract.queue_admin import QueueAdminContract
 from tests.contract.queue_machine import QueueMachine
@@ -71,6 +72,10 @@ class TestSqliteTaskLogs(TaskLogsContract):
 
 
 class TestSqliteSteps(StepsContract):
+    pass
+
+
+class TestSqliteNotifier(NotifierContract):
     pass
 
 

@@ -53,6 +53,13 @@ def test_the_guide_is_one_program_that_runs(tmp_path: Path) -> None:
     assert "there is nothing" not in output
 
 
+def test_the_page_on_notifications_is_one_program_that_runs(tmp_path: Path) -> None:
+    output = run("\n".join(blocks(ROOT / "docs" / "notifications.md")), tmp_path).splitlines()
+    assert output[0] == "cat COMPLETED"
+    assert "posted: COMPLETED IN_PROGRESS PENDING" in output
+    assert any(line.startswith("notify_url ") for line in output)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())

@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
-from taskloom import Settings, StepFunctionTaskEvent, TaskModule, TaskQueueEvent
+from taskloom import Settings, StepFunctionTaskEvent, TaskModule, TaskQueueEvent, Webhook
 from taskloom.clock import SystemClock, from_milliseconds, to_milliseconds
 from taskloom.ports import Clock
 from tests.support.clock import FakeClock
@@ -171,3 +171,28 @@ def race(database: Path, file: Path, barrier: Barrier) -> None:
 def milliseconds(clock: Clock) -> int:
     """The time, as processes are given it."""
     return to_milliseconds(clock.now())
+
+
+def create_with_webhook(database: Path, url: str, secret: str) -> None:
+    """Create a task in a module that has a webhook, and die as soon as it is created: no worker ever ran."""
+
+    async def main() -> None:
+        settings = Settings(database=database, webhook_private_addresses=True)
+        module = TaskModule.register(settings=settings, webhooks=[Webhook(url, secret)])
+        await module.task_service.create_task(tenant_code=TENANT, task_type="cat")
+        kill_me()
+
+    asyncio.run(main())
+
+
+def die_when_told(database: Path, file: Path, now: int) -> None:
+    """Subscribe, create a task, and die in the middle of being told of it."""
+    module = TaskModule.register(settings=Settings(database=database), clock=_clock(now))
+
+    @module.subscribe(name="audit")
+    def tell(message: dict[str, Any]) -> None:
+        note(file, message["eventId"])
+        kill_me()
+
+    module.sync.task_service.create_task(tenant_code=TENANT, task_type="cat")
+    threading.Event().wait(DEADLINE)

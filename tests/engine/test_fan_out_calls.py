@@ -48,14 +48,15 @@ def test_no_chunk_is_started_after_one_that_saw_the_cancellation(backend: Backen
 
 
 def test_no_chunk_is_started_after_one_that_saw_the_deadline_pass(backend: Backend, clock: FakeClock) -> None:
-    """Between two of its sub-tasks; the second one is not started either."""
+    """Between two of its sub-tasks; the second one is not started either. Collect may come before anybody has noted
+    that the deadline passed, and then asks for one chunk more."""
     probe = Probe()
     module, ran = module_over(tapped(backend, probe)), list[int | None]()
 
-    @module.step_function_task("job", chunk_size=2, max_concurrency=1, deadline=60)
+    @module.step_function_task("job", chunk_size=2, max_concurrency=1, deadline=10)
     async def job(event: StepFunctionTaskEvent) -> None:
         ran.append(event.task.index)
-        clock.advance(61)
+        clock.advance(11)  # less than the message of the chunk is held for, or it would come twice
 
     async def main() -> None:
         create = module.task_service.create_step_function_task
@@ -64,7 +65,8 @@ def test_no_chunk_is_started_after_one_that_saw_the_deadline_pass(backend: Backe
         assert (await module.task_service.get_task(made.key)).status is TaskStatus.FAILED
 
     asyncio.run(main())
-    assert (ran, chunks_reported(probe)) == ([0], 1)
+    assert ran == [0]
+    assert chunks_reported(probe) <= 2
 
 
 def test_a_fan_out_that_nobody_here_can_run_starts_no_execution(backend: Backend) -> None:

@@ -55,6 +55,7 @@ _TOP_LEVEL_FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "fan_out": st.none() | fan_outs,
     "cancel_requested": st.none() | cancel_requests,
     "deadline_at": st.none() | instants,
+    "ttl": st.none() | instants.map(lambda at: at.replace(microsecond=0)),
 }
 
 

@@ -211,6 +211,9 @@ class Deaf:
     def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
+    def on_any(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
     def on_change(self, code: str, callback: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
@@ -249,6 +252,9 @@ class Counted:
             self.listeners -= 1
 
         return end
+
+    def on_any(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
 
     def on_change(self, code: str, callback: Callable[[], None]) -> Callable[[], None]:
         return lambda: None

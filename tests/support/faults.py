@@ -44,6 +44,7 @@ _PORTS: Final[Mapping[str, type]] = {
     "logs": ports.TaskLogs,
     "steps": ports.Steps,
     "admin": ports.QueueAdmin,
+    "notifier": ports.Notifier,
 }
 _BEST_EFFORT: Final = frozenset({"admin.beat", "admin.leave", "admin.take_duty", "admin.report_duty"})
 """What workers say about themselves, whenever they like: nobody relies on it, and it would blur the order of calls."""
@@ -62,6 +63,7 @@ READS: Final = frozenset(
         *("store.list_overdue", "store.list_stranded", "store.next_deadline"),
         *("stream.next_due", "queue.next_due", "machine.describe", "payloads.get", "payloads.read_items"),
         *("logs.read", "steps.get", "steps.find"),
+        *("logs.read", "notifier.next_due", "notifier.listeners", "notifier.notices"),
         *("admin.pauses", "admin.lanes", "admin.throughput", "admin.place", "admin.waiting", "admin.dead_letters"),
         *("admin.duty", "admin.workers"),
     }
@@ -81,6 +83,7 @@ def tapped(backend: Backend, tap: Tap) -> Backend:
         logs=cast("ports.TaskLogs", _Port(backend.logs, "logs", tap)),
         steps=cast("ports.Steps", _Port(backend.steps, "steps", tap)),
         admin=cast("ports.QueueAdmin", _Port(backend.admin, "admin", tap)),
+        notifier=cast("ports.Notifier", _Port(backend.notifier, "notifier", tap)),
     )
 
 

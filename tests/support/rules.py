@@ -64,6 +64,14 @@ def _check(connection: sqlite3.Connection) -> None:
     # Rule 5: the last entry of the history is the status.
     for table in ("tasks", "sub_tasks"):
         assert not all_of(f"SELECT * FROM {table} WHERE status != json_extract('[' || history || ']', '$[#-1][1]')")
+    # Nobody who does not listen pays: there are triggers for notices while there are listeners, and only then.
+    assert not all_of(
+        "SELECT * FROM (SELECT (SELECT count(*) FROM listeners) AS everything, "
+        "(SELECT count(*) FROM listeners WHERE sub_tasks) AS with_sub_tasks, "
+        "(SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'task%notice') AS of_tasks, "
+        "(SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'sub_task%notice') AS of_sub_tasks) "
+        "WHERE of_tasks != 2 * (everything > 0) OR of_sub_tasks != 2 * (with_sub_tasks > 0)"
+    )
     # An execution that runs has a message on its way.
     assert not all_of(
         "SELECT * FROM executions WHERE status = 'RUNNING' AND NOT EXISTS (SELECT 1 FROM queue WHERE "

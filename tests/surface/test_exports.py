@@ -37,10 +37,12 @@ SURFACE = [
     "TaskStatus",
     "TaskloomError",
     "Throughput",
+    "Webhook",
     "WorkerFacts",
     "current",
     "event_factory",
     "event_handler",
+    "verify_webhook",
 ]
 
 ERRORS = [
@@ -54,6 +56,7 @@ ERRORS = [
     "MissingExtra",
     "NoHandler",
     "NotRunning",
+    "SignatureRefused",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
@@ -117,6 +120,7 @@ def test_the_errors_are_one_tree() -> None:
         ("CallbackTimeout", TimeoutError),
         ("NotRunning", RuntimeError),
         ("MissingExtra", ImportError),
+        ("SignatureRefused", ValueError),
     ],
 )
 def test_errors_are_also_what_python_calls_them(name: str, parent: type) -> None:

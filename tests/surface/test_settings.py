@@ -24,6 +24,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "retry": None,
         "ttl": None,
         "log_level": "INFO",
+        "webhook_secret": None,
+        "webhook_private_addresses": False,
     }
 
 
@@ -36,6 +38,9 @@ ENVIRONMENT = [
     ("idempotency_ttl", "60", 60.0),
     ("log_level", "WARNING", "WARNING"),
     ("ttl", "86400", 86400.0),
+    ("webhook_secret", "0123456789abcdef", "0123456789abcdef"),
+    ("webhook_private_addresses", "true", True),
+    ("webhook_private_addresses", "0", False),
     ("retry", "5", Retry(max_attempts=5)),
     ("retry", '{"max_attempts": 4, "initial": 2, "jitter": false}', Retry(max_attempts=4, initial=2, jitter=False)),
 ]
@@ -52,6 +57,11 @@ def test_each_field_comes_from_the_environment(
     others = {name: item for name, item in vars_of(settings).items() if name != field}
     monkeypatch.delenv(f"TASKLOOM_{field.upper()}")
     assert others.items() <= vars_of(Settings()).items()
+
+
+def test_the_secret_is_not_shown() -> None:
+    """Settings stand in logs and error reports."""
+    assert "0123456789abcdef" not in repr(Settings(webhook_secret="0123456789abcdef"))
 
 
 def test_every_field_was_tried() -> None:
@@ -92,6 +102,9 @@ def test_explicit_values_win(monkeypatch: pytest.MonkeyPatch, field: str, text: 
         ("log_level", "LOUD"),
         ("log_level", "info"),
         ("log_level", 20),
+        ("webhook_secret", "short"),
+        ("webhook_secret", 7),
+        ("webhook_private_addresses", 1),
     ],
 )
 def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
@@ -107,6 +120,7 @@ def test_a_bad_value_names_its_field(field: str, value: Any) -> None:
         ("TASKLOOM_LEASE_SECONDS", ""),
         ("TASKLOOM_GRACE_SECONDS", "1,5"),
         ("TASKLOOM_RETRY", "often"),
+        ("TASKLOOM_WEBHOOK_PRIVATE_ADDRESSES", "perhaps"),
         ("TASKLOOM_RETRY", "[5]"),
         ("TASKLOOM_RETRY", '{"attempts": 5}'),
         ("TASKLOOM_RETRY", '{"max_attempts": 0}'),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
+from email.message import Message
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -25,13 +26,16 @@ from taskloom import (
     TaskQueueEvent,
     TaskService,
     TaskStatus,
+    Webhook,
     current,
     event_factory,
     event_handler,
+    verify_webhook,
 )
 from taskloom.events.task_log import TaskLog
 from taskloom.model import Failure, LogLine, Page, Progress
-from taskloom.ports import Execution
+from taskloom.notifications.subscriptions import Subscription
+from taskloom.ports import Execution, ListenerFigures, Notice
 from taskloom.values import Json
 
 # --- events and their handlers ---------------------------------------------------------------------------------------
@@ -387,3 +391,39 @@ def settings() -> None:
     NewTask("mbc", "cat")  # type: ignore[call-arg]
     NewTask(tenant_code="mbc")  # type: ignore[call-arg]
     InvokeContext("ann")  # type: ignore[call-arg]
+
+
+# --- notifications ----------------------------------------------------------------------------------------------------
+
+
+async def notifications(module: TaskModule, service: TaskService) -> None:
+    @module.subscribe(name="audit", statuses=["COMPLETED", TaskStatus.FAILED], task_types=["cat"], sub_tasks=True)
+    async def audit(message: dict[str, Any]) -> int:
+        return len(message)
+
+    assert_type(await audit({}), int)
+
+    def tell(message: dict[str, Any]) -> None: ...
+
+    unsubscribe = module.subscribe(tell, action="sfn-alarm", timeout=5, retry=Retry(max_attempts=3))
+    assert_type(unsubscribe, Subscription)
+    assert_type(unsubscribe(), None)
+    module.subscribe(lambda: None)  # type: ignore[arg-type, misc]
+    module.subscribe(tell, status="COMPLETED")  # type: ignore[call-overload]
+
+    hook = Webhook("https://example.com/", "secret", name="shop", statuses=["FAILED"], retry=Retry())
+    TaskModule.register(webhooks=[hook])
+    TaskModule.register(webhooks=["https://example.com/"])  # type: ignore[list-item]
+    await service.create_task(tenant_code="a", task_type="b", notify_url="https://example.com/")
+    await service.create_step_function_task(tenant_code="a", task_type="b", input=[], notify_url="https://example.com/")
+    NewTask(tenant_code="a", task_type="b", notify_url="https://example.com/")
+
+    assert_type(await service.webhooks.listeners(), Sequence[ListenerFigures])
+    assert_type(await service.webhooks.deliveries(listener="shop", failed=False), Sequence[Notice])
+    assert_type(await service.webhooks.replay(7), int)
+    assert_type(await service.webhooks.forget("shop"), bool)
+    assert_type(module.sync.task_service.webhooks.replay(listener="shop"), int)
+
+    assert_type(verify_webhook("secret", {}, b"", tolerance=60), dict[str, Any])
+    verify_webhook(["new", "old"], Message(), b"")
+    verify_webhook("secret", {}, "text")  # type: ignore[arg-type]

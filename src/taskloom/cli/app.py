@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from taskloom.cli import output
-from taskloom.cli.commands import completing, creating, doctor, running, seeing, steering
+from taskloom.cli.commands import completing, creating, doctor, running, seeing, steering, webhooks
 from taskloom.cli.exit_codes import SIGNAL, exit_code
 from taskloom.errors import TaskloomError
 
@@ -86,5 +86,6 @@ app.command("resume")(steering.resume)
 app.command("purge")(steering.purge)
 app.command("dead-letters")(seeing.dead_letters)
 app.command("redrive")(steering.redrive)
+app.command("webhooks")(webhooks.webhooks)
 app.command("doctor")(doctor.doctor)
 app.command("completion")(completing.completion)

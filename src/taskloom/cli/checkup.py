@@ -14,7 +14,7 @@ from taskloom.errors import TaskloomError, WiringError
 from taskloom.model import Kind
 from taskloom.module import TaskModule
 from taskloom.operations.queues import MAX_EXPIRED, QueueFigures
-from taskloom.ports import Pause, Served, WorkerFacts
+from taskloom.ports import ListenerFigures, Pause, Served, WorkerFacts
 from taskloom.service import TaskService
 
 EXTRAS: Final = {"cli": "typer", "web": "fastapi", "aws": "boto3", "cdk": "aws_cdk"}
@@ -65,6 +65,7 @@ async def queues(service: TaskService, served: Served | None) -> list[Finding]:
         pauses_finding(await service.queues.pauses()),
         dead_letters_finding(figures),
         expired_finding(await service.queues.expired(), is_served=bool(workers)),
+        webhooks_finding(await service.webhooks.listeners()),
     ]
 
 
@@ -127,6 +128,16 @@ def expired_finding(count: int, *, is_served: bool) -> Finding:
     if is_served:
         return ok("expired", f"{text}; a worker does so, a few at a time")
     return note("expired", text, "a worker removes them; start one: taskloom worker APP")
+
+
+def webhooks_finding(listeners: Sequence[ListenerFigures]) -> Finding:
+    """What could not be delivered to whoever listens."""
+    failed = [listener for listener in listeners if listener.given_up]
+    if not failed:
+        return ok("webhooks", "nothing was given up")
+    names = _some([f"{listener.name} ({listener.given_up:,})" for listener in failed])
+    remedy = "see why: taskloom webhooks --failed; once that is mended: taskloom webhooks --all"
+    return problem("webhooks", f"deliveries were given up: {names}", remedy)
 
 
 def _handles(served: Served, kind: Kind, task_type: str) -> bool:

@@ -13,7 +13,7 @@ from taskloom.cli.views import head, seconds_text
 from taskloom.model import TaskKey
 from taskloom.operations.explaining import Explanation
 from taskloom.operations.queues import QueueFigures
-from taskloom.ports import Cap, DeadLetter, Pause, WorkerFacts
+from taskloom.ports import Cap, DeadLetter, ListenerFigures, Pause, WorkerFacts
 from taskloom.record import time_text
 
 _NAMES: Final = {"task_type": "type", "key": "task"}
@@ -23,7 +23,9 @@ MAX_LETTER: Final = 2**63 - 1
 """The highest number of a dead letter that there can be."""
 
 
-def item(value: QueueFigures | WorkerFacts | Pause | DeadLetter | Explanation | Cap) -> dict[str, Any]:
+def item(
+    value: QueueFigures | WorkerFacts | Pause | DeadLetter | Explanation | Cap | ListenerFigures,
+) -> dict[str, Any]:
     """*value* as JSON."""
     return {_name(field.name): _plain(getattr(value, field.name)) for field in fields(value)}
 

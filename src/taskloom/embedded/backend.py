@@ -5,6 +5,7 @@ from typing import Final
 
 from taskloom.embedded.admin import SqliteQueueAdmin
 from taskloom.embedded.database import Database
+from taskloom.embedded.notifier import SqliteNotifier
 from taskloom.embedded.payload_store import SqlitePayloadStore
 from taskloom.embedded.queues import SqliteChangeStream, SqliteQueue
 from taskloom.embedded.retention import SqliteRetention
@@ -35,6 +36,7 @@ def embedded_backend(database: Path, synchronous: str, clock: Clock, ids: Ids) -
         retention=SqliteRetention(file, clock),
         signals=file.signals,
         admin=SqliteQueueAdmin(file, clock),
+        notifier=SqliteNotifier(file, clock),
         stream_arn=STREAM_ARN,
         queue_arn=QUEUE_ARN,
         close=file.close,

@@ -88,19 +88,24 @@ class _Job:
 
 
 _Jobs = queue.SimpleQueue[_Job | None]
+_Prologue = list[Callable[[Transaction], object]]
+"""What the next commit begins with; only the writer takes from it."""
 
 
 class _Lanes:
     """The threads of one process, and what they wait for."""
 
-    def __init__(self, path: Path, synchronous: str, signals: FileSignals) -> None:
+    def __init__(self, path: Path, synchronous: str, signals: FileSignals, prologue: "_Prologue") -> None:
         self.forks = forks.count()
         self.writes: _Jobs = queue.SimpleQueue()
         self.reads: _Jobs = queue.SimpleQueue()
         self.glances = _Glances(path)
         self.threads = [
             threading.Thread(
-                target=_write_lane, args=(self.writes, path, synchronous, signals), name="taskloom-write", daemon=True
+                target=_write_lane,
+                args=(self.writes, path, synchronous, signals, prologue),
+                name="taskloom-write",
+                daemon=True,
             ),
             *(
                 threading.Thread(
@@ -168,6 +173,11 @@ class Database:
         self._lock = threading.Lock()
         self._lanes: _Lanes | None = None
         self._forks = forks.count()
+        self._prologue: _Prologue = []
+
+    def before_next_write(self, work: Callable[[Transaction], object]) -> None:
+        """Have *work* run at the beginning of the next commit, or of a later one should that fail."""
+        self._prologue.append(work)
 
     async def write(self, work: Callable[[Transaction], ResultT], *, durable: bool = True) -> ResultT:
         """What *work* returns, once the commit that holds its statements is done.
@@ -216,7 +226,7 @@ class Database:
         self._check_process()
         with self._lock:  # so that no job comes behind the mark that ends a thread
             if self._lanes is None:
-                self._lanes = _Lanes(self._path, self._synchronous, self.signals)
+                self._lanes = _Lanes(self._path, self._synchronous, self.signals, self._prologue)
                 # Threads hold no reference to this object: whoever forgets to close it leaks nothing.
                 weakref.finalize(self, self._lanes.stop).atexit = False
             (self._lanes.writes if write else self._lanes.reads).put(job)
@@ -264,7 +274,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _write_lane(jobs: _Jobs, path: Path, synchronous: str, signals: FileSignals) -> None:
+def _write_lane(jobs: _Jobs, path: Path, synchronous: str, signals: FileSignals, prologue: _Prologue) -> None:
     writer: _Writer | None = None
     last = False
     while not last:
@@ -273,7 +283,7 @@ def _write_lane(jobs: _Jobs, path: Path, synchronous: str, signals: FileSignals)
             continue
         if writer is None:
             try:
-                writer = _Writer(_open(path, write=True), synchronous, signals, Turn(signals.folder))
+                writer = _Writer(_open(path, write=True), synchronous, signals, Turn(signals.folder), prologue)
             except (sqlite3.Error, OSError, TaskloomError) as error:
                 for job in batch:
                     job.error = _translated(error)
@@ -326,8 +336,16 @@ def _drain(jobs: _Jobs, limit: int) -> tuple[list[_Job], bool]:
 class _Writer:
     """Carries out writes and tells the signals."""
 
-    def __init__(self, connection: sqlite3.Connection, synchronous: str, signals: FileSignals, turn: Turn) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        synchronous: str,
+        signals: FileSignals,
+        turn: Turn,
+        prologue: _Prologue,
+    ) -> None:
         self.connection = connection
+        self._prologue = prologue
         self._turn = turn
         self._commits = 0
         self._minute = 0
@@ -365,11 +383,15 @@ class _Writer:
                 job.error = _translated(error)
             return transaction
         try:
+            begun = len(self._prologue)
+            for work in self._prologue[:begun]:
+                work(transaction)
             for job in jobs:
                 job.result = job.work(transaction)
             if transaction.throughput:
                 self._count(transaction.throughput)
             execute("COMMIT")
+            del self._prologue[:begun]
         except Exception as error:  # noqa: BLE001 - handed to the caller
             if self.connection.in_transaction:
                 execute("ROLLBACK")

@@ -37,12 +37,12 @@ _SEND: Final = (
     "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, substr(?5, instr(?5, '#') + 1), "
     "coalesce(?9, (SELECT priority FROM tasks WHERE pk = ?5 AND code = ?6), 5))"
 )
-_MESSAGE: Final = "SELECT id, kind, route, received + 1, event_id, pk, code, run, chunk FROM queue WHERE id = ?"
-_RECEIVE: Final = "UPDATE queue SET visible_at = ?, received = received + 1, held = 1 WHERE id = ?"
-_STANDING: Final = (
-    "SELECT status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options, deadline_at "
-    "FROM tasks WHERE pk = ? AND code = ?"
+_MESSAGE: Final = (  # with how its task stands, if it is a single one
+    "SELECT q.id, q.kind, q.route, q.received + 1, q.event_id, q.pk, q.code, q.run, q.chunk, t.status, t.run, "
+    "t.attempt, t.fence, t.lost, t.lease_until, t.next_attempt_at, t.started_at, t.options, t.deadline_at "
+    "FROM queue AS q LEFT JOIN tasks AS t ON q.route GLOB 'TASK#*' AND t.pk = q.pk AND t.code = q.code WHERE q.id = ?"
 )
+_RECEIVE: Final = "UPDATE queue SET visible_at = ?, received = received + 1, held = 1 WHERE id = ?"
 _FORWARD: Final = (
     "INSERT INTO queue (kind, route, visible_at, event_id, pk, code, tenant, priority) "
     "SELECT 'task', substr(s.pk, 1, instr(s.pk, '#')) || t.type, ?1, printf('%032x', s.sequence), s.pk, s.code, "
@@ -57,7 +57,6 @@ _DELETE: Final = "DELETE FROM queue WHERE id = ? AND received = ?"
 _RELEASE: Final = "UPDATE queue SET visible_at = ?, held = 0 WHERE id = ? AND received = ?"
 _EXTEND: Final = "UPDATE queue SET visible_at = ? WHERE id = ? AND received = ? AND held = 1"
 
-_FAN_OUT: Final = f"{Kind.SFN_TASK}#"
 _KINDS: Final = {str(kind): kind for kind in MessageKind}
 _STATUS: Final = {letter: status for status, letter in rows.STATUS_LETTER.items()}
 
@@ -154,7 +153,7 @@ class SqliteQueue:
         def work(transaction: Transaction) -> list[tuple[Any, ...]]:
             with lanes.taking_turns(transaction, served, now, limit) as ids:
                 # Entities are made of them after the transaction, which other processes wait for.
-                messages = [_message(transaction, id_) for id_ in ids]
+                messages = [transaction.execute(_MESSAGE, (id_,)).fetchone() for id_ in ids]
                 transaction.executemany(_RECEIVE, [(until, id_) for id_ in ids])
                 return messages
 
@@ -192,17 +191,8 @@ class SqliteQueue:
         return _instant(await self._database.read(lambda connection: lanes.next_due(connection, served, now)))
 
 
-def _message(transaction: Transaction, id_: int) -> tuple[Any, ...]:
-    """As it is once it is received; and how its task stands, if it is a single one."""
-    row: tuple[Any, ...] = transaction.execute(_MESSAGE, (id_,)).fetchone()
-    _, kind, route, _, _, pk, code, _, _ = row
-    if kind != MessageKind.TASK or route.startswith(_FAN_OUT):
-        return row, None
-    return row, transaction.execute(_STANDING, (pk, code)).fetchone()
-
-
 def _delivery(raw: tuple[Any, ...]) -> Delivery:
-    (id_, kind, route, received, event_id, pk, code, run, chunk), standing = raw
+    id_, kind, route, received, event_id, pk, code, run, chunk, *standing = raw
     task_kind, _, task_type = route.partition("#")
     return Delivery(
         receipt=Receipt(id=id_, count=received),
@@ -216,7 +206,7 @@ def _delivery(raw: tuple[Any, ...]) -> Delivery:
         task_type=task_type,
         run=run,
         chunk=chunk,
-        standing=None if standing is None else _standing(standing),
+        standing=None if standing[0] is None else _standing(standing),
         received=received,
     )
 

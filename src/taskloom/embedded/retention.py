@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from taskloom.clock import to_milliseconds
 from taskloom.embedded.database import Database, Transaction
-from taskloom.embedded.task_logs import TOP_LEVEL
 from taskloom.errors import InvalidInput
 from taskloom.model import Kind, TaskKey
 from taskloom.ports import Clock
@@ -143,8 +142,8 @@ def _is_named(connection: Any, reference: str) -> bool:
     except InvalidInput:
         return True
     parts = key.parts
-    index = TOP_LEVEL if parts.index is None else parts.index
-    if connection.execute(_NAMED_BY_STEP, (key.parent.pk, parts.code, index, reference)).fetchone() is not None:
+    step = (key.parent.pk, parts.code, -1 if parts.index is None else parts.index, reference)
+    if connection.execute(_NAMED_BY_STEP, step).fetchone() is not None:
         return True
     if parts.kind is Kind.SUB_TASK:
         values: tuple[Any, ...] = (parts.code, parts.tenant_code, parts.index, reference)

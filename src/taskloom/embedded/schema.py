@@ -284,6 +284,45 @@ CREATE INDEX letters_of_task ON dead_letters (pk, code)
 """
 
 _VERSION_8: Final = """
+CREATE TABLE listeners (          -- who is told of status changes; see listeners.py for the triggers that serve them
+    name TEXT PRIMARY KEY,
+    action TEXT NOT NULL,         -- task-status | sfn-alarm
+    statuses TEXT,                -- their letters; NULL: all
+    types TEXT,                   -- each between spaces; NULL: all
+    sub_tasks INTEGER NOT NULL,   -- 1: those too
+    until INTEGER NOT NULL        -- from then on nothing is kept for it
+) WITHOUT ROWID;
+CREATE TABLE notices (            -- status changes that a listener was not told of yet
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    listener TEXT NOT NULL,
+    action TEXT NOT NULL,
+    take_at INTEGER NOT NULL DEFAULT 0,
+    taken INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,                  -- of the last failure
+    given_up_at INTEGER,
+    pk TEXT NOT NULL,             -- of a sub-task: its parent's
+    code TEXT NOT NULL,
+    idx INTEGER,                  -- of a sub-task: its number
+    type TEXT NOT NULL,
+    version INTEGER NOT NULL,     -- this and what follows: as the change left it
+    status TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    options TEXT,
+    results TEXT,
+    result_ref TEXT,
+    error TEXT,
+    sub_task_count INTEGER,
+    sub_task_succeed_count INTEGER NOT NULL,
+    sub_task_failed_count INTEGER NOT NULL
+);
+CREATE INDEX waiting_notices ON notices (listener, take_at, number) WHERE given_up_at IS NULL;
+CREATE INDEX given_up_notices ON notices (listener, number) WHERE given_up_at IS NOT NULL
+"""
+
+_VERSION_9: Final = """
 CREATE TABLE steps (              -- what handlers did once and for all: steps, sleeps, callbacks
     pk TEXT NOT NULL,             -- of a sub-task: its parent's
     code TEXT NOT NULL,
@@ -307,7 +346,9 @@ CREATE UNIQUE INDEX step_tokens ON steps (token) WHERE token IS NOT NULL;
 ALTER TABLE queue ADD COLUMN woken INTEGER NOT NULL DEFAULT 0
 """
 
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7, _VERSION_8)
+MIGRATIONS: Final = (
+    _VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7, _VERSION_8, _VERSION_9,
+)  # fmt: skip
 """Script n leads from version n to version n + 1; the version of a file is its `PRAGMA user_version`."""
 
 

@@ -42,6 +42,7 @@ class FileSignals:
         self._lock = threading.Lock()
         self._forks = forks.count()
         self._work: list[Callable[[], None]] = []
+        self._any: list[Callable[[], None]] = []
         self._changes: dict[str, list[Callable[[], None]]] = {}
         self._receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
@@ -52,13 +53,22 @@ class FileSignals:
 
     def on_work(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `ports.Signals`."""
+        self._check_process()
+        return self._on(self._work, callback)
+
+    def on_any(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See `ports.Signals`."""
+        self._check_process()
+        return self._on(self._any, callback)
+
+    def _on(self, callbacks: list[Callable[[], None]], callback: Callable[[], None]) -> Callable[[], None]:
         self._listen()
         with self._lock:
-            self._work.append(callback)
+            callbacks.append(callback)
 
         def end() -> None:
             with self._lock:
-                self._work.remove(callback)
+                callbacks.remove(callback)
 
         return end
 
@@ -109,7 +119,7 @@ class FileSignals:
 
     def _tell(self, *, work: bool, ended: Sequence[str] | None) -> None:
         with self._lock:
-            callbacks = list(self._work) if work else []
+            callbacks = [*self._any, *self._work] if work else list(self._any)
             if self._changes:
                 for code in self._changes if ended is None else ended:
                     callbacks += self._changes.get(code, ())

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final, TypeAlias
 
 from taskloom.clock import from_milliseconds, to_milliseconds
-from taskloom.embedded import rows
+from taskloom.embedded import listeners, rows
 from taskloom.embedded.database import MINUTE, Database, Transaction
 from taskloom.lifecycle import Change, Guard, Refused, Written
 from taskloom.model import TERMINAL, Kind, TaskCode, TaskEntity, TaskKey, TaskStatus, TenantCode
@@ -78,8 +78,12 @@ class SqliteTaskStore:
             return await self._create_unknown(rows_)
         values = [rows.task_values(row.entity, row.input) for row in rows_]
         stream = [(row.entity.pk, row.entity.code, "INSERT") for row in rows_ if row.entity.dispatch is not None]
+        is_notified = any(row.entity.options.notify_url is not None for row in rows_)
+        now = self._clock.now() if is_notified else None
 
         def work(transaction: Transaction) -> None:
+            if now is not None:
+                listeners.follow_tasks(transaction, now)
             if len(values) == 1:
                 transaction.execute(_CREATE, values[0])
             else:
@@ -94,7 +98,11 @@ class SqliteTaskStore:
     async def _create_unknown(self, rows_: Sequence[NewTaskRow]) -> Sequence[Known | None]:
         now = to_milliseconds(self._clock.now())
 
+        is_notified = any(row.entity.options.notify_url is not None for row in rows_)
+
         def work(transaction: Transaction) -> list[Known | None]:
+            if is_notified:
+                listeners.follow_tasks(transaction, from_milliseconds(now))
             return [_create_unknown(transaction, row, now) for row in rows_]
 
         return await self._database.write(work)

@@ -1,7 +1,9 @@
 """The way from a record of the change stream to task messages, and from a message to the event of a task."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from taskloom.events import shapes
@@ -11,12 +13,40 @@ from taskloom.model import TaskEntity
 from taskloom.ports import Backend, Delivery, StreamRecord, TaskMessage
 
 
+class Interrupted(Exception):
+    """The worker ends, and the event factory did not."""
+
+
 @dataclass(frozen=True, slots=True)
 class EventService:
     """Hands raw events to the event factory, and what it makes of them to those who handle it."""
 
     backend: Backend
     registry: Registry
+    _asked: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Those that wait for the event factory, or for handlers of the application's own events."""
+    _interrupted: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def interrupt(self) -> None:
+        """End what waits for the event factory: CancelledError is raised there."""
+        self._interrupted.update(self._asked)
+        for task in self._asked:
+            task.cancel()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the types: these are coroutines
+        self._asked.add(task)
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if task in self._interrupted:
+                raise Interrupted from error
+            raise
+        finally:
+            self._asked.discard(task)
+            self._interrupted.discard(task)
 
     async def message(self, record: StreamRecord, call: Call) -> TaskMessage | None:
         """What *record* sends to the task queue: one message however many events the factory makes of the task, so
@@ -32,8 +62,9 @@ class EventService:
             image=record.image,
             at=record.image.updated_at,
         )
-        events = await self.registry.event_factory.transform_dynamodb_stream({"Records": [raw]})
-        await self._handle_others(events, TaskEvent, call)
+        with self._asking():
+            events = await self.registry.event_factory.transform_dynamodb_stream({"Records": [raw]})
+            await self._handle_others(events, TaskEvent, call)
         mine = (event for event in events if isinstance(event, TaskEvent) and event.task_key == record.image.key)
         return next((_message(event.event_id, event.task_entity) for event in mine), None)
 
@@ -60,8 +91,9 @@ class EventService:
             arn=self.backend.queue_arn,
             received=delivery.received,
         )
-        events = await self.registry.event_factory.transform_sqs(raw)
-        await self._handle_others(events, TaskQueueEvent, call)
+        with self._asking():
+            events = await self.registry.event_factory.transform_sqs(raw)
+            await self._handle_others(events, TaskQueueEvent, call)
         return next(
             (event for event in events if isinstance(event, TaskQueueEvent) and event.task_event.task_key == task.key),
             None,

@@ -8,7 +8,7 @@ from typing import Final
 
 from taskloom import lifecycle
 from taskloom.events.registry import Call, Registry
-from taskloom.events.service import EventService
+from taskloom.events.service import EventService, Interrupted
 from taskloom.execution.failures import reason
 from taskloom.execution.writes import patiently, write
 from taskloom.model import Failure
@@ -34,6 +34,10 @@ class Dispatcher:
         self._call = call
         self._by = by
 
+    def interrupt(self) -> None:
+        """End what waits for the event factory; its records come again."""
+        self._events.interrupt()
+
     async def dispatch(self) -> bool:
         """Take a batch of records and settle it; whether there may be more.
 
@@ -48,6 +52,8 @@ class Dispatcher:
         done: list[tuple[int, TaskMessage | None]] = []
         failures: list[StreamFailure] = []
         for record, outcome in zip(records, await self._outcomes(records), strict=True):
+            if isinstance(outcome, Interrupted):
+                continue  # the record comes again
             if isinstance(outcome, BaseException):
                 failure = self._failure(record, outcome, clock.now())
                 failures.append(failure)

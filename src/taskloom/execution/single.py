@@ -84,6 +84,10 @@ class SingleTasks:
             return self._rejected(task, "the event factory dropped the message of this task")
         return await self._attempts.run(task, event)
 
+    def interrupt(self) -> None:
+        """End what waits for the event factory. As after a kill, its message and its lease bring the task back."""
+        self._events.interrupt()
+
     def _rejected(self, task: TaskEntity[Any], why: str) -> Change:
         return lifecycle.failed(
             task,

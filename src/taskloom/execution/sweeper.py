@@ -20,7 +20,7 @@ ORPHANS_AFTER: Final = timedelta(days=1)
 """A payload is written before the row that names it, so a younger one may still get its row."""
 BATCH: Final = 200
 """Rows of one transaction."""
-REST: Final = 4
+REST: Final = 19
 """After each batch others have the storage to themselves for so many times as long as it took."""
 
 ResultT = TypeVar("ResultT")

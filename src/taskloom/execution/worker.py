@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from taskloom.errors import StoreError, WiringError
 from taskloom.events.registry import Registry
@@ -36,10 +36,18 @@ LOOK_ANYWAY: Final = timedelta(seconds=5)
 """Signals may be lost: how long a worker trusts that nobody sent one."""
 LOOK_AT_DEADLINES: Final = timedelta(seconds=1)
 """No signal tells of a deadline: how late a task may be ended that has less time than this."""
-LAST_CALL: Final = timedelta(seconds=10)
-"""What interrupted attempts have to write their ends, once the grace time is over."""
 
 log = logging.getLogger(__name__)
+
+
+class Beside(Protocol):
+    """What runs as long as a worker does, in threads of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End; blocks until then."""
 
 
 class Worker:
@@ -59,6 +67,7 @@ class Worker:
         lease: timedelta,
         grace: timedelta,
         log_level: int,
+        beside: Beside | None = None,
     ) -> None:
         if not registry.serves_anything:
             raise WiringError(
@@ -103,6 +112,7 @@ class Worker:
         self._waiting: dict[_Pump, bool] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._endings = Endings(backend, self._heart.let_go, quarantine.leave, self._spawn, logs)
+        self._beside = beside
         self._pumps: list[asyncio.Task[None]] = []
         self._end_signals: Callable[[], None] | None = None
 
@@ -131,6 +141,8 @@ class Worker:
         self._pumps = [asyncio.create_task(self._pump(pump)) for pump in pumps]
         self._pumps.append(asyncio.create_task(self._reconciler.run(self._stopping)))
         self._pumps.append(asyncio.create_task(self._sweeper.run(self._stopping)))
+        if self._beside is not None:
+            self._beside.start()
         log.info("the worker starts", extra={"worker": self.name, "concurrency": self._concurrency})
         return self
 
@@ -146,6 +158,8 @@ class Worker:
                 self._end_signals()
             # Not in the executor of the loop, which handlers may have filled for good.
             await self._threads.run(self._heart.stop)
+            if self._beside is not None:
+                await self._threads.run(self._beside.stop)
             log.info("the worker ends", extra={"worker": self.name})
 
     def stop(self) -> None:
@@ -381,24 +395,27 @@ class Worker:
         )
 
     async def _finish(self) -> None:
-        clock = self._backend.clock
-        self._attempts.stop_at(clock.now() + self._grace)
-        over = asyncio.Event()
-        waiting = asyncio.create_task(self._rest())
-        waiting.add_done_callback(lambda _: over.set())
-        if not await clock.wait(over, clock.now() + self._grace):
-            if self._running:
-                log.warning("the grace time is over; giving back", extra={"running": len(self._running)})
+        pumps = asyncio.gather(*self._pumps, return_exceptions=True)
+        if not await self._ends_in_time(pumps):
+            self._dispatcher.interrupt()
+            await pumps
+        if not self._running:
+            return
+        self._attempts.stop_at(self._backend.clock.now() + self._grace)
+        rest = asyncio.create_task(self._rest())
+        if not await self._ends_in_time(rest):
+            log.warning("the grace time is over; giving back", extra={"running": len(self._running)})
             self._attempts.interrupt_all(Interruption.STOPPED)
-            if not await clock.wait(over, clock.now() + LAST_CALL):
-                # An event factory that hangs. What it had comes again when its lease ends, as after a kill.
-                log.error("the worker leaves behind what does not end", extra={"running": len(self._running)})
-                for task in (*self._pumps, *self._running):
-                    task.cancel()
-            await waiting
+            self._single.interrupt()
+            await rest
+
+    async def _ends_in_time(self, work: asyncio.Future[Any]) -> bool:
+        """Whether *work* ends within the grace time."""
+        over = asyncio.Event()
+        work.add_done_callback(lambda _: over.set())
+        return await self._backend.clock.wait(over, self._backend.clock.now() + self._grace)
 
     async def _rest(self) -> None:
-        await asyncio.gather(*self._pumps, return_exceptions=True)
         while self._running:  # each may start others
             await asyncio.wait(self._running)
 

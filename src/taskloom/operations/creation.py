@@ -31,6 +31,7 @@ from taskloom.operations.fingerprint import Fingerprint
 from taskloom.policy import MAX_SECONDS, Retry, number, retention, retry_numbers, whole_number
 from taskloom.ports import Backend, Idempotency, ItemWriter, NewTaskRow
 from taskloom.values import EncodedJson, Json, decode, encode
+from taskloom.webhooks import checked_url
 
 BULK: Final = 500
 """Tasks of one call that one write holds."""
@@ -50,6 +51,7 @@ class NewTask:
     ttl: float | timedelta | None = None
     idempotency_key: str | None = None
     priority: int = DEFAULT_PRIORITY
+    notify_url: str | None = None
 
 
 class Creation:
@@ -63,8 +65,12 @@ class Creation:
         *,
         idempotency_ttl: float,
         ttl: float | None = None,
+        has_webhook_secret: bool = False,
+        allow_private: bool = False,
     ) -> None:
         self._backend = backend
+        self._has_webhook_secret = has_webhook_secret
+        self._allow_private = allow_private
         self._registry = registry
         self._finding = finding
         self._idempotency_ttl = timedelta(seconds=idempotency_ttl)
@@ -173,11 +179,12 @@ class Creation:
         ttl = policy.ttl if new.ttl is None else retention(new.ttl, f"{path}ttl")
         if ttl is None:
             ttl = self._ttl
-        if new.retry is not None or deadline is not None or ttl is not None:
+        if new.retry is not None or deadline is not None or ttl is not None or new.notify_url is not None:
             options = TaskOptions(
                 retry=None if new.retry is None else retry_numbers(new.retry, f"{path}retry"),
                 deadline=None if deadline is None else number(deadline, f"{path}deadline", low=0.001, high=MAX_SECONDS),
                 ttl=ttl,
+                notify_url=None if new.notify_url is None else self._notify_url(new.notify_url, f"{path}notify_url"),
             )
         priority = whole_number(new.priority, f"{path}priority", low=0, high=HIGHEST_PRIORITY)
         if priority != DEFAULT_PRIORITY:
@@ -229,6 +236,13 @@ class Creation:
             history=(HistoryEntry(at=now, status=TaskStatus.PENDING, run=1, attempt=0, by=user),),
             history_dropped=0,
         )
+
+    def _notify_url(self, url: str, field: str) -> str:
+        checked_url(url, field, allow_private=self._allow_private)
+        if not self._has_webhook_secret:
+            remedy = "set Settings.webhook_secret, here and where the worker runs"
+            raise InvalidInput(field, "is given, but there is no secret to sign with", remedy)
+        return url
 
     def _idempotency(self, new: NewTask, fingerprint: Fingerprint | None, now: datetime) -> Idempotency | None:
         if new.idempotency_key is None or fingerprint is None:

@@ -15,7 +15,7 @@ from taskloom.errors import InvalidInput
 from taskloom.model import LogLine, TaskKey
 from taskloom.operations.queues import QueueFigures
 from taskloom.policy import MAX_SECONDS, number, whole_number
-from taskloom.ports import Pause, PauseScope, WorkerFacts
+from taskloom.ports import DeadLetter, Pause, PauseScope, WorkerFacts
 from taskloom.record import to_item
 from taskloom.service import TaskService
 
@@ -212,10 +212,15 @@ def dead_letters(
         return
     whole_number(limit, "limit", low=1, high=1000)
     whole_number(cursor, "cursor", low=0, high=queue_views.MAX_LETTER)
-    found = session.ask(
-        database, lambda service: service.queues.dead_letters(tenant_code=tenant, after=cursor, limit=limit + 1)
-    )
-    letters, more = found[:limit], len(found) > limit
+
+    async def page(service: TaskService) -> tuple[Sequence[DeadLetter], bool]:
+        letters = await service.queues.dead_letters(tenant_code=tenant, after=cursor, limit=limit)
+        more = len(letters) == limit and bool(
+            await service.queues.dead_letters(tenant_code=tenant, after=letters[-1].id, limit=1)
+        )
+        return letters, more
+
+    letters, more = session.ask(database, page)
     if as_json:
         items = list(map(queue_views.item, letters))
         views.print_json(console, {"items": items, "cursor": letters[-1].id if more else None})
