@@ -732,7 +732,7 @@ class Retention(Protocol):
 
     async def remove_orphans(self, before: datetime, after: str, limit: int) -> str | None:
         """Of the *limit* payloads behind the reference *after*, in some order, remove those that were written before
-        *before* and that no task or sub-task names; the reference to go on behind, None at the end.
+        *before* and that no task, sub-task or step names; the reference to go on behind, None at the end.
         """
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from taskloom import lifecycle
 from taskloom.lifecycle import Change, Refused, Written
-from taskloom.model import Kind, LogLine, TaskEntity, TaskOptions
+from taskloom.model import Kind, LogLine, TaskEntity, TaskKey, TaskOptions
 from taskloom.ports import (
     Backend,
     ChunkRow,
@@ -174,6 +174,10 @@ class RetentionContract(ExpiryContract):
             assert await backend.store.expired_at(single.key) is None
             assert bool(await backend.logs.read(single.key, None, 10)) is is_there
             assert bool(await backend.store.list_sub_tasks(parent.key, range(3))) is is_there
+            for key in (single.key, TaskKey.parse(_sub(parent))):
+                for name in ("small", "large"):
+                    assert (await backend.steps.get(key, StepKind.STEP, name) is not None) is is_there
+                assert await _has_payload(backend, f"{key.id}/step/1/1") is is_there
             assert bool(await backend.store.list_chunks(parent.key, 1)) is is_there
             for name in (f"{single.id}/input", f"{single.id}/result/1/1", f"{_sub(parent)}/result/1/1"):
                 assert await _has_payload(backend, name) is is_there
@@ -211,7 +215,9 @@ class RetentionContract(ExpiryContract):
         rows = Rows(backend)
         single, parent = await self._with_all(rows, TaskOptions())
         kept = [f"{single.id}/input", f"{single.id}/result/1/1", f"{_sub(parent)}/result/1/1"]
-        orphans = [f"{rows.single().entity.id}/input", f"{single.id}/result/1/9", f"{_sub(parent)}/result/1/9"]
+        kept += [f"{single.id}/step/1/1", f"{_sub(parent)}/step/1/1"]
+        orphans = [f"{single.id}/step/1/2", f"{_sub(parent)}/step/1/2"]
+        orphans += [f"{rows.single().entity.id}/input", f"{single.id}/result/1/9", f"{_sub(parent)}/result/1/9"]
         for name in orphans:
             await backend.payloads.put(name, EncodedJson("1"))
         lost = f"{rows.fan_out().entity.id}/items"
@@ -262,10 +268,19 @@ class RetentionContract(ExpiryContract):
             task = await rows.carry_out(rows.first_claim(parent, index))
             name = f"{task.id}/result/1/1"
             await backend.payloads.put(name, EncodedJson('[["x"]]'))
+            await self._keep_steps(rows, task)
             await rows.carry_out(_completed(rows, task, name))
         await backend.store.put_chunk(ChunkRow(parent=parent.key, run=1, chunk=0, succeeded=3, failed=0))
         change = lifecycle.finalized(parent, succeeded=3, failed=0, now=rows.now, by="w", claim_id=backend.ids.token())
         return await rows.carry_out(change), parent.execution_arn or ""
+
+    async def _keep_steps(self, rows: Rows, task: TaskEntity) -> None:
+        """Two steps of the claimed *task*, one with its result elsewhere."""
+        backend = rows.backend
+        reference = await backend.payloads.put(f"{task.id}/step/1/1", EncodedJson("1"))
+        for name, where in (("small", None), ("large", reference)):
+            step = Step(key=task.key, kind=StepKind.STEP, name=name, write_id="1", run=1, at=rows.now, result_ref=where)
+            assert isinstance(await backend.steps.put(step, lifecycle.touched(task, now=rows.now)), Written)
 
     async def _with_all(self, rows: Rows, options: TaskOptions) -> Sequence[TaskEntity]:
         """A single task and a fan-out that have ended, with all that is kept beside them."""
@@ -277,6 +292,7 @@ class RetentionContract(ExpiryContract):
         task = await rows.claimed(rows.single(options=options, code=new.entity.code, input_ref=names[0]))
         line = LogLine(at=rows.now, level="INFO", logger="x", run=1, attempt=1, message="m", fields={})
         await backend.logs.append([LogBatch(key=task.key, run=1, fence=1, first=0, lines=[line] * 3, dropped=0)])
+        await self._keep_steps(rows, task)
         single = await rows.carry_out(_completed(rows, task, names[1]))
         parent, _ = await self._fan_out(rows, options)
         return single, parent
