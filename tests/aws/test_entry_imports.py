@@ -8,7 +8,7 @@ import pytest
 
 from tests.test_imports import loaded_by
 
-BOTO3 = {"boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3"}
+BOTO3 = {"boto3", "botocore", "certifi", "dateutil", "jmespath", "s3transfer", "six", "urllib3"}
 BLOCKED = """
 import sys
 class Blocked:

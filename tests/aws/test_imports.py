@@ -4,7 +4,7 @@ import sys
 
 from tests.test_imports import loaded_by
 
-BOTO3 = {"boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3"}
+BOTO3 = {"boto3", "botocore", "certifi", "dateutil", "jmespath", "s3transfer", "six", "urllib3"}
 
 
 def test_the_store_needs_boto3_and_nothing_else() -> None:

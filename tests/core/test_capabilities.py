@@ -45,7 +45,7 @@ def test_what_is_refused_is_refused_with_the_remedy() -> None:
     assert refusal("aws", Feature.SUBSCRIBE) is not None
 
 
-@pytest.mark.parametrize("feature", [Feature.MAX_CONCURRENCY, Feature.LOGS])
+@pytest.mark.parametrize("feature", [Feature.FAIRNESS, Feature.LOGS])
 def test_what_is_done_well_or_as_well_as_can_be_is_not_refused(feature: Feature) -> None:
     require("aws", feature, "somebody")
     assert refusal("aws", feature) is None
@@ -65,7 +65,8 @@ def test_a_limit_that_the_backend_refuses_stops_the_wiring(
     module.task("job")(lambda event: None)
 
 
-def test_a_limit_that_the_backend_takes_is_taken(on_aws: Backend) -> None:
+def test_a_limit_that_the_backend_takes_is_taken(on_aws: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "CAPABILITIES", {"aws": table._EMBEDDED})
     module_over(on_aws).task("job", max_concurrency=3, max_concurrency_per_tenant=1)(lambda event: None)
 
 
