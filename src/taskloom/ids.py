@@ -18,9 +18,9 @@ PORTION: Final = 256
 class RandomIds:
     """`ports.Ids` from the system's random source.
 
-    Codes are ULIDs (48 bits of milliseconds, 80 random bits, Crockford's base 32; source: the ULID specification), and
-    each code of one object is greater than the one before it, also within a millisecond and when the clock steps back,
-    so that codes sort in the order of creation.
+    Codes are ULIDs (48 bits of milliseconds, 80 more of which 79 are random, Crockford's base 32; source: the ULID
+    specification), and each code of one object is greater than the one before it, also within a millisecond and when
+    the clock steps back, so that codes sort in the order of creation.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,8 @@ class RandomIds:
         self._check_process()
         with self._lock:
             fresh = int(self._random(), 16)
-            value = (to_milliseconds(now) << 80) | fresh
+            # The highest random bit is left free for the steps of those that follow within the millisecond.
+            value = (to_milliseconds(now) << 80) | (fresh >> 1)
             if value >> 80 <= self._last >> 80:
                 # The step is random, so that a forked process, which goes on from the same value, meets nobody.
                 value = self._last + 1 + (fresh & 0xFFFF_FFFF_FFFF_FFFF)
