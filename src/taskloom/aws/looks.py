@@ -86,7 +86,8 @@ class Looks:
                     found.append(task)
                     if len(found) == limit:
                         return found
-            self._position = (bucket, start)
+            # Behind the last page of a bucket the next one begins; this one would come again, perhaps for ever.
+            self._position = (bucket, start) if start is not None else (table.next_bucket(bucket), None)
             looked += len(page)
             if looked >= MAX_LOOK:
                 return found

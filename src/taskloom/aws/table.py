@@ -86,6 +86,11 @@ def buckets() -> list[str]:
     return [f"{number:x}" for number in range(BUCKETS)]
 
 
+def next_bucket(bucket_: str) -> str:
+    """The one behind it; behind the last one comes the first."""
+    return f"{(int(bucket_, 16) + 1) % BUCKETS:x}"
+
+
 def due_mark(bucket_: str) -> str:
     """The mark of open tasks with a deadline."""
     return f"DUE#{bucket_}"
