@@ -186,6 +186,11 @@ class FanOuts:
         parent = await self._backend.store.get(delivery.key)
         if parent is None or parent.is_terminal or parent.run != delivery.run or parent.fan_out is None:
             return StepOutcome()
+        if parent.cancel_requested is None and self._is_late(parent):
+            noted = await self._noted_late(parent)
+            if noted is None or noted.is_terminal:
+                return StepOutcome()
+            parent = noted
         match delivery.kind:
             case MessageKind.CHUNK:
                 return await self._chunk(parent, parent.fan_out, delivery)
@@ -195,6 +200,13 @@ class FanOuts:
                 return StepOutcome(left=_left(parent, await self._backend.store.list_chunks(parent.key, parent.run)))
             case _:
                 return await self._finalize(parent)
+
+    async def _noted_late(self, parent: TaskEntity[Any]) -> TaskEntity[Any] | None:
+        """*parent*, which is to end because its deadline passed: the step at hand need not wait until others see it."""
+        now = self._backend.clock.now()
+        change = lifecycle.cancel_requested(parent, reason=lifecycle.too_late(parent), by=self._by, now=now)
+        outcome = await write(self._backend, change)
+        return outcome.entity if isinstance(outcome, Written) else outcome.current
 
     async def _finalize(self, parent: TaskEntity[Any]) -> StepOutcome:
         rows = await self._backend.store.list_chunks(parent.key, parent.run)
