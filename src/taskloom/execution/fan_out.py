@@ -184,13 +184,10 @@ class FanOuts:
         Raises: StoreError; the step comes again then.
         """
         parent = await self._backend.store.get(delivery.key)
+        if parent is not None and parent.run == delivery.run and self._is_late(parent):
+            parent = await self._noted_late(parent)
         if parent is None or parent.is_terminal or parent.run != delivery.run or parent.fan_out is None:
             return StepOutcome()
-        if parent.cancel_requested is None and self._is_late(parent):
-            noted = await self._noted_late(parent)
-            if noted is None or noted.is_terminal:
-                return StepOutcome()
-            parent = noted
         match delivery.kind:
             case MessageKind.CHUNK:
                 return await self._chunk(parent, parent.fan_out, delivery)
@@ -203,6 +200,8 @@ class FanOuts:
 
     async def _noted_late(self, parent: TaskEntity[Any]) -> TaskEntity[Any] | None:
         """*parent*, which is to end because its deadline passed: the step at hand need not wait until others see it."""
+        if parent.status is not TaskStatus.IN_PROGRESS or parent.cancel_requested is not None:
+            return parent
         now = self._backend.clock.now()
         change = lifecycle.cancel_requested(parent, reason=lifecycle.too_late(parent), by=self._by, now=now)
         outcome = await write(self._backend, change)
