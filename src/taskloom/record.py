@@ -56,7 +56,7 @@ STATUS_LETTER: Final[Mapping[TaskStatus, str]] = {
     TaskStatus.FAILED: "F",
     TaskStatus.CANCELLED: "X",
 }
-_STATUS: Final = {letter: status for status, letter in STATUS_LETTER.items()}
+STATUS_OF: Final = {letter: status for status, letter in STATUS_LETTER.items()}
 AS_TEXT: Final = "Json"
 """Ends the name of a value that the table cannot hold as it is: `inputJson` is `input` as JSON text."""
 
@@ -370,7 +370,7 @@ def _entry(item: Mapping[str, Any] | str) -> HistoryEntry:
     if isinstance(item, str):
         at, letter, run, attempt, reason, by = (*decode(item), None, None)[:6]
         return HistoryEntry(
-            at=from_milliseconds(at), status=_STATUS[letter], run=run, attempt=attempt, reason=reason, by=by
+            at=from_milliseconds(at), status=STATUS_OF[letter], run=run, attempt=attempt, reason=reason, by=by
         )
     return HistoryEntry(
         at=parse_time(item["at"]),

@@ -1,6 +1,6 @@
 """TaskService: what a program does with tasks."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from taskloom.operations.explaining import Explaining, Explanation
 from taskloom.operations.fan_outs import FanOuts
 from taskloom.operations.finding import Finding
 from taskloom.operations.logs import Logs
+from taskloom.operations.paging import all_pages
 from taskloom.operations.queues import Queues
 from taskloom.operations.steering import Steering
 from taskloom.operations.webhooks import Webhooks
@@ -178,7 +179,7 @@ class TaskService:
             tenant_code, type=type, status=status, task_type=task_type, limit=limit, order=order, cursor=cursor
         )
 
-    async def iter_tasks(
+    def iter_tasks(
         self,
         tenant_code: str,
         *,
@@ -188,16 +189,13 @@ class TaskService:
         order: Order = "desc",
     ) -> AsyncIterator[TaskEntity[Any]]:
         """All tasks of a tenant, page by page; see `list_tasks`."""
-        cursor = None
-        while True:
-            page = await self.list_tasks(
+
+        def page(cursor: str | None) -> Coroutine[Any, Any, Page[TaskEntity[Any]]]:
+            return self.list_tasks(
                 tenant_code, type=type, status=status, task_type=task_type, limit=100, order=order, cursor=cursor
             )
-            for task in page.items:
-                yield task
-            cursor = page.cursor
-            if cursor is None:
-                return
+
+        return all_pages(page)
 
     async def list_sub_tasks(
         self, key: TaskKey, *, status: TaskStatus | str | None = None, limit: int = 100, cursor: str | None = None
@@ -208,18 +206,13 @@ class TaskService:
         """
         return await self._finding.sub_task_page(key, status=status, limit=limit, cursor=cursor)
 
-    async def iter_sub_tasks(
-        self, key: TaskKey, *, status: TaskStatus | str | None = None
-    ) -> AsyncIterator[TaskEntity[Any]]:
+    def iter_sub_tasks(self, key: TaskKey, *, status: TaskStatus | str | None = None) -> AsyncIterator[TaskEntity[Any]]:
         """All sub-tasks of the fan-out *key* in the order of its input; see `list_sub_tasks`."""
-        cursor = None
-        while True:
-            page = await self.list_sub_tasks(key, status=status, limit=payloads.SUB_TASK_PAGE, cursor=cursor)
-            for task in page.items:
-                yield task
-            cursor = page.cursor
-            if cursor is None:
-                return
+
+        def page(cursor: str | None) -> Coroutine[Any, Any, Page[TaskEntity[Any]]]:
+            return self.list_sub_tasks(key, status=status, limit=payloads.SUB_TASK_PAGE, cursor=cursor)
+
+        return all_pages(page)
 
     async def wait(self, key: TaskKey, timeout: float | None = None) -> TaskEntity[Any]:
         """The task *key* once it has ended, well or badly; at most *timeout* seconds (None: for ever).

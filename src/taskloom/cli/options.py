@@ -12,6 +12,12 @@ Database = Annotated[
         metavar="PATH", help="The database of the application. [default: TASKLOOM_DATABASE, else taskloom.db]"
     ),
 ]
+App = Annotated[
+    str,
+    typer.Argument(
+        metavar="APP", help="package.module:attribute, a TaskModule or a function without arguments that makes one."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the stored form, for programs.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The id of a task or of a sub-task, as `list` prints it.")]
 Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="The ids of tasks, as `list` prints them.")]

@@ -12,6 +12,7 @@ from taskloom.clock import SystemClock
 from taskloom.errors import InvalidInput
 from taskloom.model import TaskKey
 from taskloom.operations.items import of_item
+from taskloom.operations.paging import all_behind
 from taskloom.operations.queues import QueueFigures
 from taskloom.policy import number
 from taskloom.ports import DeadLetter, Pause, Throughput, WorkerFacts
@@ -108,13 +109,11 @@ class RemoteQueues:
         with understood():
             return [of_item(DeadLetter, item) for item in body["items"]]
 
-    async def iter_dead_letters(self, *, tenant_code: str | None = None) -> AsyncIterator[DeadLetter]:
+    def iter_dead_letters(self, *, tenant_code: str | None = None) -> AsyncIterator[DeadLetter]:
         """All of them."""
-        after = 0
-        while letters := await self.dead_letters(tenant_code=tenant_code, after=after, limit=200):
-            for letter in letters:
-                yield letter
-            after = letters[-1].id
+        return all_behind(
+            lambda after: self.dead_letters(tenant_code=tenant_code, after=after, limit=200), lambda letter: letter.id
+        )
 
     async def redrive(
         self,

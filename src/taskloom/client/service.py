@@ -1,7 +1,7 @@
 """The client: the methods of `TaskService`, carried out by a server."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, Self
@@ -16,9 +16,11 @@ from taskloom.client.webhooks import RemoteWebhooks
 from taskloom.clock import SystemClock
 from taskloom.errors import InvalidInput, InvalidType, TaskloomError, TaskTokenNotFound
 from taskloom.model import DEFAULT_PRIORITY, InvokeContext, LogLine, Page, TaskEntity, TaskKey, TaskStatus
+from taskloom.operations.checks import elements
 from taskloom.operations.creation import NewTask
 from taskloom.operations.explaining import Explanation
 from taskloom.operations.items import of_item
+from taskloom.operations.paging import all_pages
 from taskloom.policy import MAX_SECONDS, Retry, number, retention, retry_numbers
 from taskloom.service import Order, TopKind
 from taskloom.values import encode
@@ -136,10 +138,7 @@ class TaskloomClient:
         invoke_context: InvokeContext | None = None,  # noqa: ARG002 - the server knows
     ) -> TaskEntity[Any]:
         """See `TaskService.create_step_function_task`. *input* is sent while it is read, and never held in memory."""
-        if isinstance(input, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(
-            input, (Iterable, AsyncIterable)
-        ):
-            raise InvalidType("input", f"{type(input).__name__} is no list of inputs", "give an iterable")
+        values = elements(input)
         options = _options(tenant_code, task_type, name, retry, deadline, ttl, priority, notify_url)
         query = {
             "tenant_code": tenant_code,
@@ -158,7 +157,7 @@ class TaskloomClient:
                 "/tasks/step-function-task",
                 tenant=tenant_code,
                 query=query,
-                lines=_lines(input, refused),
+                lines=_lines(values, refused),
                 headers=_key_header(idempotency_key),
             )
         except TaskloomError:
@@ -200,7 +199,7 @@ class TaskloomClient:
             await self._connection.json("GET", f"/tasks/{tenant_code}", tenant=tenant_code, query=query), task_of
         )
 
-    async def iter_tasks(
+    def iter_tasks(
         self,
         tenant_code: str,
         *,
@@ -210,16 +209,13 @@ class TaskloomClient:
         order: Order = "desc",
     ) -> AsyncIterator[TaskEntity[Any]]:
         """See `TaskService.iter_tasks`."""
-        cursor = None
-        while True:
-            page = await self.list_tasks(
+
+        def page(cursor: str | None) -> Coroutine[Any, Any, Page[TaskEntity[Any]]]:
+            return self.list_tasks(
                 tenant_code, type=type, status=status, task_type=task_type, limit=100, order=order, cursor=cursor
             )
-            for task in page.items:
-                yield task
-            cursor = page.cursor
-            if cursor is None:
-                return
+
+        return all_pages(page)
 
     async def list_sub_tasks(
         self, key: TaskKey, *, status: TaskStatus | str | None = None, limit: int = 100, cursor: str | None = None
@@ -228,18 +224,13 @@ class TaskloomClient:
         query = {"status": status, "limit": limit, "cursor": cursor}
         return page_of(await self._of_task("GET", key, "/sub-tasks", query=query), task_of)
 
-    async def iter_sub_tasks(
-        self, key: TaskKey, *, status: TaskStatus | str | None = None
-    ) -> AsyncIterator[TaskEntity[Any]]:
+    def iter_sub_tasks(self, key: TaskKey, *, status: TaskStatus | str | None = None) -> AsyncIterator[TaskEntity[Any]]:
         """See `TaskService.iter_sub_tasks`."""
-        cursor = None
-        while True:
-            page = await self.list_sub_tasks(key, status=status, limit=payloads.SUB_TASK_PAGE, cursor=cursor)
-            for task in page.items:
-                yield task
-            cursor = page.cursor
-            if cursor is None:
-                return
+
+        def page(cursor: str | None) -> Coroutine[Any, Any, Page[TaskEntity[Any]]]:
+            return self.list_sub_tasks(key, status=status, limit=payloads.SUB_TASK_PAGE, cursor=cursor)
+
+        return all_pages(page)
 
     async def wait(self, key: TaskKey, timeout: float | None = None) -> TaskEntity[Any]:
         """See `TaskService.wait`. A server that does not answer is borne for half a minute."""
@@ -394,12 +385,12 @@ def _key_header(key: str | None) -> dict[str, bytes]:
     return {"Idempotency-Key": f'"{key}"'.encode()}
 
 
-async def _lines(input: Iterable[object] | AsyncIterable[object], refused: list[BaseException]) -> AsyncIterator[bytes]:
+async def _lines(values: AsyncIterator[object], refused: list[BaseException]) -> AsyncIterator[bytes]:
     """The elements as JSON lines, in blocks; what reading them raises is put into *refused* too."""
     block = bytearray()
     number_ = 0
     try:
-        async for value in _elements(input):
+        async for value in values:
             block += encode(value, f"input[{number_}]").encode()
             block += b"\n"
             number_ += 1
@@ -410,12 +401,3 @@ async def _lines(input: Iterable[object] | AsyncIterable[object], refused: list[
     except BaseException as error:
         refused.append(error)
         raise
-
-
-async def _elements(input: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[object]:
-    if isinstance(input, AsyncIterable):
-        async for value in input:
-            yield value
-    else:
-        for value in input:
-            yield value

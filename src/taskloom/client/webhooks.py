@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from taskloom.client.connection import Connection
 from taskloom.client.parsing import understood
 from taskloom.operations.items import of_item
+from taskloom.operations.paging import all_behind
 from taskloom.operations.webhooks import PAGE
 from taskloom.ports import ListenerFigures, Notice
 
@@ -30,13 +31,12 @@ class RemoteWebhooks:
         with understood():
             return [of_item(Notice, item) for item in body["items"]]
 
-    async def iter_deliveries(self, *, listener: str | None = None, failed: bool = True) -> AsyncIterator[Notice]:
+    def iter_deliveries(self, *, listener: str | None = None, failed: bool = True) -> AsyncIterator[Notice]:
         """All of them."""
-        after = 0
-        while found := await self.deliveries(listener=listener, failed=failed, after=after, limit=PAGE):
-            for notice in found:
-                yield notice
-            after = found[-1].number
+        return all_behind(
+            lambda after: self.deliveries(listener=listener, failed=failed, after=after, limit=PAGE),
+            lambda notice: notice.number,
+        )
 
     async def replay(self, number: int | None = None, *, listener: str | None = None) -> int:
         """See `Webhooks.replay`."""

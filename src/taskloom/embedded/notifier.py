@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from taskloom import record
 from taskloom.clock import from_milliseconds, to_milliseconds
 from taskloom.embedded import listeners, rows
 from taskloom.embedded.database import Database, Transaction
-from taskloom.model import TaskAttributes, TaskKey, TaskStatus
+from taskloom.model import TaskKey
 from taskloom.ports import Clock, Listener, ListenerFigures, Notice, NoticeFailure
-from taskloom.values import decode
 
 _COLUMNS: Final = (
     "number, taken, listener, action, pk, code, idx, type, at, status, run, attempt, version, results, result_ref, "
@@ -153,23 +151,13 @@ def _notice(row: Sequence[Any]) -> Notice:
         key=TaskKey(pk, f"{type_}#{code}") if index is None else TaskKey.sub_task(tenant, type_, code, index),
         task_type=type_,
         at=from_milliseconds(at),
-        status=_STATUS[status],
+        status=rows.STATUS_OF[status],
         run=run,
         attempt=attempt,
         version=version,
-        attributes=TaskAttributes(
-            results=None if results is None else decode(results),
-            result_ref=result_ref,
-            error=None if error is None else record.failure_of(decode(error)),
-            sub_task_count=count,
-            sub_task_succeed_count=succeeded,
-            sub_task_failed_count=failed,
-        ),
+        attributes=rows.attributes_of(results, result_ref, error, count, succeeded, failed),
         url=rows.options_of(options).notify_url,
         failures=failures,
         reason=reason,
         given_up_at=None if given_up_at is None else from_milliseconds(given_up_at),
     )
-
-
-_STATUS: Final[dict[str, TaskStatus]] = {letter: status for status, letter in rows.STATUS_LETTER.items()}

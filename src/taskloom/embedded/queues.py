@@ -58,7 +58,6 @@ _RELEASE: Final = "UPDATE queue SET visible_at = ?, held = 0 WHERE id = ? AND re
 _EXTEND: Final = "UPDATE queue SET visible_at = ? WHERE id = ? AND received = ? AND held = 1"
 
 _KINDS: Final = {str(kind): kind for kind in MessageKind}
-_STATUS: Final = {letter: status for status, letter in rows.STATUS_LETTER.items()}
 
 
 class SqliteChangeStream:
@@ -240,7 +239,7 @@ class _Standing(NamedTuple):
 def _standing(row: Sequence[Any]) -> _Standing:
     status, run, attempt, fence, lost, lease_until, next_attempt_at, started_at, options, deadline_at = row
     return _Standing(
-        _STATUS[status],
+        rows.STATUS_OF[status],
         run,
         attempt,
         fence,

@@ -24,7 +24,7 @@ from taskloom.values import decode
 
 STATUS_LETTER: Final = record.STATUS_LETTER
 _NO_ATTRIBUTES: Final = TaskAttributes()
-STATUS_OF: Final = {letter: status for status, letter in STATUS_LETTER.items()}
+STATUS_OF: Final = record.STATUS_OF
 
 TASK_COLUMNS: Final = (
     "pk, code, type, name, status, version, input, input_ref, results, result_ref, error, sub_task_count, "
@@ -65,14 +65,7 @@ def task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         index=None,
         attributes=_NO_ATTRIBUTES
         if not (results or result_ref or error or count is not None or succeeded or failed)
-        else TaskAttributes(
-            results=None if results is None else decode(results),
-            result_ref=result_ref,
-            error=None if error is None else record.failure_of(decode(error)),
-            sub_task_count=count,
-            sub_task_succeed_count=succeeded,
-            sub_task_failed_count=failed,
-        ),
+        else attributes_of(results, result_ref, error, count, succeeded, failed),
         request_id=request_id,
         created_at=from_milliseconds(created_at),
         updated_at=from_milliseconds(updated_at),
@@ -121,11 +114,7 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         version=version,
         input=None,
         index=index,
-        attributes=TaskAttributes(
-            results=None if results is None else decode(results),
-            result_ref=result_ref,
-            error=None if error is None else record.failure_of(decode(error)),
-        ),
+        attributes=attributes_of(results, result_ref, error),
         created_at=from_milliseconds(created_at),
         updated_at=from_milliseconds(updated_at),
         run=run,
@@ -141,6 +130,25 @@ def sub_task_of(row: Sequence[Any]) -> TaskEntity[Any]:
         progress=None if progress is None else record.progress_of(decode(progress)),
         history=History(history),
         history_dropped=dropped(history),
+    )
+
+
+def attributes_of(
+    results: str | None,
+    result_ref: str | None,
+    error: str | None,
+    count: int | None = None,
+    succeeded: int = 0,
+    failed: int = 0,
+) -> TaskAttributes:
+    """The attributes of the columns of the same names, and those of the counters."""
+    return TaskAttributes(
+        results=None if results is None else decode(results),
+        result_ref=result_ref,
+        error=None if error is None else record.failure_of(decode(error)),
+        sub_task_count=count,
+        sub_task_succeed_count=succeeded,
+        sub_task_failed_count=failed,
     )
 
 

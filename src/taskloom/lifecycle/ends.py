@@ -116,7 +116,24 @@ def continued(
     claim_id: str,
 ) -> Change:
     """The claimed *task* goes on in another slice, with *state* (None: with what it has); the attempt goes on."""
-    status = NEXT[IN_PROGRESS, Trigger.CONTINUE]
+    return sliced(
+        task, Trigger.CONTINUE, state=state, progress=progress, reason=reason, now=now, by=by, claim_id=claim_id
+    )
+
+
+def sliced(
+    task: TaskEntity,
+    trigger: Trigger,
+    *,
+    state: EncodedJson | None,
+    progress: Progress | None,
+    reason: str,
+    now: datetime,
+    by: str,
+    claim_id: str,
+) -> Change:
+    """A slice of the claimed *task* ends by *trigger*; the attempt does not."""
+    status = NEXT[IN_PROGRESS, trigger]
     patch: Patch = {
         "status": status,
         "attempt": task.attempt - 1,

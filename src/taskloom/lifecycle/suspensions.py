@@ -4,8 +4,8 @@ import json
 from datetime import datetime
 from typing import Final
 
-from taskloom.lifecycle.changes import IN_PROGRESS, NEXT, PENDING, Change, Guard, Patch, Trigger, entry, mine
-from taskloom.lifecycle.ends import continued
+from taskloom.lifecycle.changes import NEXT, PENDING, Change, Guard, Patch, Trigger, entry, mine
+from taskloom.lifecycle.ends import continued, sliced
 from taskloom.model import Kind, Progress, TaskEntity
 from taskloom.values import EncodedJson
 
@@ -40,20 +40,10 @@ def suspended(
 
     The attempt goes on then. If the answer is there already, the task goes on at once.
     """
-    status = NEXT[IN_PROGRESS, Trigger.SUSPEND]
-    patch: Patch = {
-        "status": status,
-        "attempt": task.attempt - 1,
-        "claim_id": claim_id,
-        "lease_until": None,
-        "next_attempt_at": until,
-        "updated_at": now,
-    }
-    if state is not None:
-        patch["state"] = state
-    if progress is not None:
-        patch["progress"] = progress
-    change = Change(key=task.key, guard=mine(task), patch=patch, history=entry(task, status, now, by, reason))
+    change = sliced(
+        task, Trigger.SUSPEND, state=state, progress=progress, reason=reason, now=now, by=by, claim_id=claim_id
+    )
+    change.patch["next_attempt_at"] = until
     if callback is not None:
         change.guard = change.guard._replace(unanswered=callback)
         change.otherwise = continued(

@@ -1,6 +1,6 @@
 """What callers may give: each function raises InvalidInput or InvalidType that names the field."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final
 
 from taskloom import model
@@ -68,3 +68,23 @@ def one_of(value: str, field: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise InvalidInput(field, f"{value!r} is not known", f"give one of {', '.join(map(str, allowed))}")
     return value
+
+
+def elements(input: object) -> AsyncIterator[object]:
+    """The inputs of a fan-out one by one, from an Iterable or AsyncIterable. What has elements of another kind, such as
+    the characters of a string, is refused."""
+    if isinstance(input, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(
+        input, (Iterable, AsyncIterable)
+    ):
+        problem = f"{type(input).__name__} is no list of inputs"
+        raise InvalidType("input", problem, "give an iterable with one JSON value per sub-task")
+    return _elements(input)
+
+
+async def _elements(input: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[object]:
+    if isinstance(input, AsyncIterable):
+        async for value in input:
+            yield value
+    else:
+        for value in input:
+            yield value

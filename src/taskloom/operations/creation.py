@@ -1,6 +1,6 @@
 """Creating tasks: everything is checked, and what is large is put aside, before the first row is written."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,7 +25,7 @@ from taskloom.model import (
     TaskStatus,
     task_entity,
 )
-from taskloom.operations.checks import idempotency_key, name_or, tenant
+from taskloom.operations.checks import elements, idempotency_key, name_or, tenant
 from taskloom.operations.finding import Finding
 from taskloom.operations.fingerprint import Fingerprint
 from taskloom.policy import MAX_SECONDS, Retry, number, retention, retry_numbers, whole_number
@@ -258,20 +258,13 @@ class Creation:
         self, input: Iterable[object] | AsyncIterable[object], key: TaskKey, fingerprint: Fingerprint | None
     ) -> tuple[EncodedJson | None, str | None, int]:
         """The input as one text, or the reference under which it lies; and how many elements it has."""
-        if isinstance(input, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(
-            input, (Iterable, AsyncIterable)
-        ):
-            raise InvalidType(
-                "input",
-                f"{type(input).__name__} is no list of inputs",
-                "give an iterable with one JSON value per sub-task",
-            )
+        values = elements(input)
         limit = self._backend.payloads.inline_limit
         writer: ItemWriter | None = None
         batch: list[EncodedJson] = []
         count = size = 0
         try:
-            async for value in _elements(input):
+            async for value in values:
                 if count >= MAX_SUB_TASKS:
                     raise InvalidInput("input", f"has more than {MAX_SUB_TASKS} elements", "make several tasks of it")
                 text = encode(value, f"input[{count}]")
@@ -302,15 +295,6 @@ _NOTHING: Final = TaskAttributes()
 def _refuse_conflict(idempotency: Idempotency | None, fingerprint: str) -> None:
     if idempotency is not None and idempotency.fingerprint != fingerprint:
         raise IdempotencyConflict(idempotency.key, fingerprint, idempotency.fingerprint)
-
-
-async def _elements(input: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[object]:
-    if isinstance(input, AsyncIterable):
-        async for value in input:
-            yield value
-    else:
-        for value in input:
-            yield value
 
 
 def _bytes(text: str) -> int:

@@ -14,6 +14,7 @@ from taskloom.lifecycle import Written
 from taskloom.model import Kind, TaskKey, TaskStatus
 from taskloom.operations.checks import short
 from taskloom.operations.finding import Finding
+from taskloom.operations.paging import all_behind
 from taskloom.operations.steering import Steering
 from taskloom.policy import number, whole_number
 from taskloom.ports import Backend, DeadLetter, LaneFigures, Pause, PauseScope, Throughput, WorkerFacts
@@ -173,13 +174,11 @@ class Queues:
         whole_number(limit, "limit", low=1, high=MAX_LETTERS)
         return await self._backend.admin.dead_letters(tenant, after, limit)
 
-    async def iter_dead_letters(self, *, tenant_code: str | None = None) -> AsyncIterator[DeadLetter]:
+    def iter_dead_letters(self, *, tenant_code: str | None = None) -> AsyncIterator[DeadLetter]:
         """All of them."""
-        after = 0
-        while letters := await self.dead_letters(tenant_code=tenant_code, after=after, limit=PAGE):
-            for letter in letters:
-                yield letter
-            after = letters[-1].id
+        return all_behind(
+            lambda after: self.dead_letters(tenant_code=tenant_code, after=after, limit=PAGE), lambda letter: letter.id
+        )
 
     async def redrive(
         self,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from taskloom.errors import InvalidInput, InvalidType
+from taskloom.operations.paging import all_behind
 from taskloom.policy import whole_number
 from taskloom.ports import Backend, ListenerFigures, Notice
 from taskloom.webhooks import MAX_NAME
@@ -42,13 +43,12 @@ class Webhooks:
         name = None if listener is None else _name(listener)
         return await self._backend.notifier.notices(name, given_up=failed, after=after, limit=limit)
 
-    async def iter_deliveries(self, *, listener: str | None = None, failed: bool = True) -> AsyncIterator[Notice]:
+    def iter_deliveries(self, *, listener: str | None = None, failed: bool = True) -> AsyncIterator[Notice]:
         """All of them."""
-        after = 0
-        while found := await self.deliveries(listener=listener, failed=failed, after=after, limit=PAGE):
-            for notice in found:
-                yield notice
-            after = found[-1].number
+        return all_behind(
+            lambda after: self.deliveries(listener=listener, failed=failed, after=after, limit=PAGE),
+            lambda notice: notice.number,
+        )
 
     async def replay(self, number: int | None = None, *, listener: str | None = None) -> int:
         """Deliver again what was given up: one, what a listener did not get, or all; how many.

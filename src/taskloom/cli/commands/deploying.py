@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from taskloom.cli import finding, output
+from taskloom.cli.options import App
 from taskloom.errors import InvalidInput, MissingExtra
 
 app = typer.Typer(help="Deploy an application on AWS.", no_args_is_help=True, rich_markup_mode=None)
@@ -19,12 +20,7 @@ def _group() -> None:
 
 @app.command("synth")
 def synth(
-    application: Annotated[
-        str,
-        typer.Argument(
-            metavar="APP", help="package.module:attribute, a TaskModule or a function without arguments that makes one."
-        ),
-    ],
+    application: App,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where template and package go.")] = Path("taskloom-deploy"),
     stack: Annotated[str, typer.Option(metavar="NAME", help="Name of the stack.")] = "taskloom",
     requirements: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from taskloom.cli import finding
+from taskloom.cli.options import App
 from taskloom.errors import InvalidInput, MissingExtra
 
 LOOK_EVERY = 1.0
@@ -16,12 +17,7 @@ LOOK_EVERY = 1.0
 
 
 def dev(
-    application: Annotated[
-        str,
-        typer.Argument(
-            metavar="APP", help="package.module:attribute, a TaskModule or a function without arguments that makes one."
-        ),
-    ],
+    application: App,
     aws: Annotated[bool, typer.Option("--aws", help="On an AWS emulator, with the stack deployed on it.")] = False,
     home: Annotated[
         Path | None,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from taskloom.cli import demo_view, finding, logs, output, session, supervisor, working
+from taskloom.cli.options import App
 from taskloom.demo.run import run as run_demo
 from taskloom.policy import whole_number
 
@@ -38,12 +39,7 @@ def demo(
 
 
 def worker(
-    application: Annotated[
-        str,
-        typer.Argument(
-            metavar="APP", help="package.module:attribute, a TaskModule or a function without arguments that makes one."
-        ),
-    ],
+    application: App,
     concurrency: Annotated[int, typer.Option(metavar="N", help="Handlers at a time.")] = 8,
     task_type: Annotated[
         list[str] | None, typer.Option(metavar="T", help="Take only tasks of this type; may be given more than once.")

@@ -6,16 +6,12 @@ import typer
 
 from taskloom.cli import finding, logs, session
 from taskloom.cli import serving as server
+from taskloom.cli.options import App
 from taskloom.policy import whole_number
 
 
 def serve(
-    application: Annotated[
-        str,
-        typer.Argument(
-            metavar="APP", help="package.module:attribute, a TaskModule or a function without arguments that makes one."
-        ),
-    ],
+    application: App,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="On which port; 0: any that is free.")] = 8000,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run tasks in this process too.")] = True,
